@@ -1,0 +1,91 @@
+"""The facts that a ledger is made of: plain values, one class for each kind of journal.proto's Event, same fields.
+
+Times are microseconds since 1970 (UTC). `node.entries` turns them into journal entries and back.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class CampaignCreated:
+    campaign_id: str
+    name: str
+    total: int
+    per_user_limit: int
+    start_us: int
+    end_us: int | None
+    create_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class CampaignActivated:
+    campaign_id: str
+    time_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class CampaignEnded:
+    campaign_id: str
+    time_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class CampaignUpdated:
+    campaign_id: str
+    request_id: str
+    expected_version: int | None
+    total: int
+    end_us: int | None
+    time_us: int
+    asked_total: int | None
+    asked_end_us: int | None
+    asked_set_end: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CampaignPaused:
+    campaign_id: str
+    request_id: str
+    expected_version: int | None
+    time_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class CampaignResumed:
+    campaign_id: str
+    request_id: str
+    expected_version: int | None
+    time_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class CampaignCancelled:
+    campaign_id: str
+    request_id: str
+    expected_version: int | None
+    time_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class CouponsGranted:
+    """A run of grants of one campaign, as columns of equal length."""
+
+    campaign_id: str
+    first_sequence: int
+    first_counter: int
+    user_ids: tuple[str, ...]
+    request_ids: tuple[str, ...]
+    codes: tuple[str, ...]
+    times_us: tuple[int, ...]
+
+
+Event = (
+    CampaignCreated
+    | CampaignActivated
+    | CampaignEnded
+    | CampaignUpdated
+    | CampaignPaused
+    | CampaignResumed
+    | CampaignCancelled
+    | CouponsGranted
+)

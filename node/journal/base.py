@@ -1,0 +1,95 @@
+"""What a journal is. `etcd` and `file` implement it; one conformance suite (tests/journal) holds for both.
+
+A shard's journal is a sequence of entries; each position is written once, by the highest epoch that opened it. A journal
+knows nothing of campaigns: entries are bytes.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from cluster.types import Epoch, ShardId
+
+
+class Fenced(Exception):
+    """A higher epoch has, or may have, opened the shard. Nothing may be answered from this owner's memory.
+
+    Of an append: the entry is not in the journal *as far as this owner can tell*: its callers hear *unknown*, never *failed*.
+    """
+
+
+class OutcomeUnknown(Exception):
+    """The entry may or may not be in the journal, and this writer can never find out. It is finished: open again,
+    with a new epoch."""
+
+
+class AppendRefused(Exception):
+    """The entry is certainly not in the journal and will not come into it (no space, entry too large). The writer is
+    finished: open again, with a new epoch."""
+
+
+class CorruptJournal(Exception):
+    """What was read cannot have been written by this protocol. The shard stops, loudly, until an operator has looked.
+
+    `place` names it for the operator: a file and a byte offset, or a key.
+    """
+
+    def __init__(self, place: str, what: str) -> None:
+        super().__init__(f"{place}: {what}")
+        self.place = place
+        self.what = what
+
+
+class ShardJournal(Protocol):
+    """An open shard: the right to append, for one epoch. One call at a time."""
+
+    @property
+    def position(self) -> int:
+        """The position of the next entry: how many there are."""
+        ...
+
+    async def append(self, entry: bytes) -> None:
+        """Make `entry` durable at `position`. Returns only if it is in the journal for good, and if at some moment after the
+        call the epoch still stood: so it is a barrier as well.
+
+        An outcome that can be found out is found out before this returns, however long it takes; cancelling it leaves
+        the entry unknown, and the writer finished.
+
+        Raises:
+            Fenced, OutcomeUnknown, AppendRefused: and the writer is finished.
+        """
+        ...
+
+    async def barrier(self) -> None:
+        """Return if at some moment after the call the epoch still stood. Waits while nobody can tell.
+
+        Raises:
+            Fenced: it does not; the writer is finished.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Let go of files and the like. Writes nothing."""
+        ...
+
+
+class Journal(Protocol):
+    """All shards' journals, as one process sees them."""
+
+    @property
+    def entry_bytes_max(self) -> int:
+        """Longest entry that `append` takes."""
+        ...
+
+    async def open(self, shard: ShardId, epoch: Epoch, replay: Callable[[bytes], None]) -> ShardJournal:
+        """Fence every lower epoch, then hand `replay` every committed entry, oldest first; return the right to append.
+
+        What `replay` was given counts only if this returns. Gives way to the event loop at least every 50 ms or so.
+
+        Args:
+            epoch: learnt from an owner record that names this very incarnation; never used for an open before.
+
+        Raises:
+            Fenced: a higher epoch opened the shard, or this one no longer stood at the replay's end.
+            CorruptJournal: the journal cannot be believed.
+        """
+        ...
