@@ -1,7 +1,7 @@
-"""etcd's RPCs as plain values: the seam that the fake etcd of the tests and of the simulation stands behind.
+"""etcd's RPCs as plain values: the seam behind which the tests and the simulation put a fake etcd.
 
-`cluster.etcd` implements it with grpc, `tests.fakes.etcd` in memory with the same semantics. Nothing here retries, waits
-or remembers: that is `cluster.session`'s.
+`cluster.etcd` implements it with grpc, `tests.fakes.etcd` in memory with the same semantics. Nothing here
+retries, waits or remembers: that is `cluster.session`'s.
 """
 
 from collections.abc import AsyncIterator
@@ -143,7 +143,7 @@ class EtcdRpc(Protocol):
     """One endpoint of etcd. Every call is sent once. A cancelled call may still take effect.
 
     Raises:
-        EtcdUnavailable, EtcdRefused: from every method. Methods have no timeout of their own: callers use asyncio.timeout.
+        EtcdUnavailable, EtcdRefused: from every method. None has a timeout of its own: callers bring asyncio.timeout.
     """
 
     endpoint: str

@@ -1,7 +1,7 @@
 """What a journal is. `etcd` and `file` implement it; one conformance suite (tests/journal) holds for both.
 
-A shard's journal is a sequence of entries; each position is written once, by the highest epoch that opened it. A journal
-knows nothing of campaigns: entries are bytes.
+A shard's journal is a sequence of entries; each position is written once, by the highest epoch that opened it. A
+journal knows nothing of campaigns: entries are bytes.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,8 @@ from cluster.types import Epoch, ShardId
 class Fenced(Exception):
     """A higher epoch has, or may have, opened the shard. Nothing may be answered from this owner's memory.
 
-    Of an append: the entry is not in the journal *as far as this owner can tell*: its callers hear *unknown*, never *failed*.
+    Of an append: the entry is not in the journal *as far as this owner can tell*: its callers hear *unknown*, never
+    *failed*.
     """
 
 
@@ -48,8 +49,8 @@ class ShardJournal(Protocol):
         ...
 
     async def append(self, entry: bytes) -> None:
-        """Make `entry` durable at `position`. Returns only if it is in the journal for good, and if at some moment after the
-        call the epoch still stood: so it is a barrier as well.
+        """Make `entry` durable at `position`. Returns only if it is in the journal for good, and if at some moment
+        after the call the epoch still stood: so it is a barrier as well.
 
         An outcome that can be found out is found out before this returns, however long it takes; cancelling it leaves
         the entry unknown, and the writer finished.
