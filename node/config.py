@@ -1,0 +1,53 @@
+"""How a node is told what to do: SEONCHAK_* variables, or the flags of `seonchak node`."""
+
+from pathlib import Path
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class NodeSettings(BaseSettings):
+    """One node. Frozen; built once, in the entry point."""
+
+    model_config = SettingsConfigDict(env_prefix="SEONCHAK_", frozen=True, extra="ignore")
+
+    node_id: str = Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Unique in the cluster, the same after a restart."""
+    listen: str = "127.0.0.1:0"
+    """HOST:PORT of the NodeService; port 0: a free one."""
+    advertise: str = ""
+    """HOST:PORT under which routers and peers reach it; empty: as it listens."""
+    etcd_endpoints: str = "127.0.0.1:2379"
+    """HOST:PORT, several with commas."""
+    key_prefix: str = "seonchak/"
+    """Of everything in etcd."""
+    journal_dir: Path | None = None
+    """Root of the `file` journal: one local directory that all nodes of this machine share."""
+    lease_ttl_s: int = Field(default=3, ge=2)
+    keepalive_s: float = Field(default=0.5, gt=0)
+    claim_delay_s: float = Field(default=0.3, gt=0)
+    """How long a node waits for the one that is preferred before it, when a shard has no owner."""
+    hold_down_s: float = Field(default=2.0, ge=0)
+    """How long a node that lost its place waits before it registers again."""
+    drain_s_max: float = Field(default=10.0, gt=0)
+    """How long SIGTERM waits for successors to pull what this node owns."""
+    shard_calls_max: int = Field(default=20_000, ge=1)
+    """Calls in line for one shard; beyond it: overloaded."""
+    etcd_answer_s_max: float = Field(default=0.7, gt=0)
+    """An answer of etcd missing for longer changes the endpoint."""
+    expect_cluster_id: str = ""
+    """If set, the cluster has to have this id."""
+    expect_shards: int = 0
+    """If set, the cluster has to have so many shards."""
+    expect_code_key_fingerprint: str = ""
+    """If set, the cluster's code key has to have this fingerprint."""
+    log_json: bool = True
+
+    @model_validator(mode="after")
+    def _lease_outlives_keepalives(self) -> "NodeSettings":
+        if self.lease_ttl_s <= 3 * self.keepalive_s:
+            raise ValueError("lease_ttl_s has to be more than 3 * keepalive_s")
+        return self
+
+    def endpoints(self) -> list[str]:
+        return [endpoint.strip() for endpoint in self.etcd_endpoints.split(",") if endpoint.strip()]

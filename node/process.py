@@ -1,0 +1,125 @@
+"""A node process: attaches to the cluster, serves until SIGTERM, hands everything over, ends."""
+
+import asyncio
+import random
+import signal
+from collections.abc import Callable
+
+import grpc.aio
+import structlog
+
+from cluster.attach import Cluster, Expectation, attach
+from cluster.clock import SystemClock
+from cluster.config import ConfigMismatch
+from cluster.etcd import GrpcEtcd
+from cluster.identity import identity_of
+from cluster.records import Keyspace
+from cluster.session import EtcdClient
+from cluster.types import NodeId
+from node.config import NodeSettings
+from node.entries import FORMAT_VERSION
+from node.journal.base import Journal
+from node.journal.disk import RealDisk
+from node.journal.etcd import EtcdJournal
+from node.journal.file import FileJournal
+from node.member import Member, Timing
+from node.peers import GrpcPeers
+from node.server import MESSAGE_BYTES_MAX, NodeServer
+from proto import node_pb2_grpc
+
+log = structlog.get_logger()
+
+STOP_GRACE_S = 1.0
+"""How long streams may still carry replies after the last shard was handed over."""
+
+
+async def run_node(settings: NodeSettings, on_ready: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or SIGINT; then hand over and return.
+
+    Args:
+        on_ready: called once, with HOST:PORT, when the node is registered.
+
+    Raises:
+        ConfigMismatch, NodeIdInUse: nothing was served.
+    """
+    rng = random.Random()
+    keys = Keyspace(settings.key_prefix)
+    etcd = EtcdClient(settings.endpoints(), GrpcEtcd, rng=rng, answer_max_s=settings.etcd_answer_s_max)
+    try:
+        cluster = await attach(etcd, keys, _expectation(settings))
+        if cluster.format_version > FORMAT_VERSION:
+            raise ConfigMismatch(f"the journal format is {cluster.format_version}, this node knows {FORMAT_VERSION}")
+        await _serve(settings, cluster, keys, etcd, rng, on_ready)
+    finally:
+        await etcd.close()
+
+
+async def _serve(
+    settings: NodeSettings,
+    cluster: Cluster,
+    keys: Keyspace,
+    etcd: EtcdClient,
+    rng: random.Random,
+    on_ready: Callable[[str], None],
+) -> None:
+    server = grpc.aio.server(
+        options=[
+            ("grpc.so_reuseport", 0),
+            ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+            ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+        ]
+    )
+    host = settings.listen.rpartition(":")[0]
+    port = server.add_insecure_port(settings.listen)
+    address = settings.advertise or f"{host}:{port}"
+    identity = identity_of(cluster.config)
+    member = Member(
+        NodeId(settings.node_id),
+        address,
+        config=cluster.config,
+        cluster_incarnation=cluster.incarnation,
+        keys=keys,
+        etcd=etcd,
+        journal=_journal(settings, cluster, etcd, keys, rng),
+        codec=cluster.codec,
+        peers=GrpcPeers(identity, handover_s_max=settings.drain_s_max, rng=rng),
+        clock=SystemClock(),
+        rng=rng,
+        timing=Timing(
+            lease_ttl_s=settings.lease_ttl_s,
+            keepalive_s=settings.keepalive_s,
+            claim_delay_s=settings.claim_delay_s,
+            hold_down_s=settings.hold_down_s,
+            drain_s_max=settings.drain_s_max,
+        ),
+        shard_calls_max=settings.shard_calls_max,
+    )
+    node_pb2_grpc.add_NodeServiceServicer_to_server(NodeServer(member, identity), server)
+    await server.start()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, member.drain)
+    registered = False
+
+    def on_registered() -> None:
+        nonlocal registered
+        if not registered:
+            registered = True
+            on_ready(address)
+
+    try:
+        await member.run(on_registered)
+    finally:
+        await server.stop(STOP_GRACE_S)
+
+
+def _journal(settings: NodeSettings, cluster: Cluster, etcd: EtcdClient, keys: Keyspace, rng: random.Random) -> Journal:
+    if cluster.config.journal == "etcd":
+        return EtcdJournal(etcd, keys, rng=rng)
+    if settings.journal_dir is None:
+        raise ConfigMismatch("the cluster's journal is `file`: this node needs journal_dir")
+    return FileJournal(settings.journal_dir, RealDisk())
+
+
+def _expectation(settings: NodeSettings) -> Expectation:
+    return Expectation(settings.expect_cluster_id, settings.expect_shards, settings.expect_code_key_fingerprint)

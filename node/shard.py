@@ -1,0 +1,250 @@
+"""One owned shard: the loop that alone decides, journals and answers.
+
+    batch -> decide (ledger) -> one entry, durable (journal) -> release the answers
+
+At most one entry is in flight, and nobody hears of a decision before its entry is durable. The ledger runs ahead of the
+journal by that one entry; when it fails, ledger and loop are thrown away together and the next owner replays.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+import structlog
+
+from node.commands import Answer, Command, Proof
+from node.entries import Header, encode, entry_bytes_max_of
+from node.events import Event
+from node.journal.base import AppendRefused, Fenced, OutcomeUnknown, ShardJournal
+from node.ledger import Ledger
+from node.wallclock import ClockStepped, WallClock
+from node.watchers import Watchers
+
+log = structlog.get_logger()
+
+TIMER_S_MAX = 1.0
+"""A wait for a campaign's start is cut into pieces, since the wall clock may be slewed meanwhile."""
+
+
+class Outcome(Enum):
+    """What a caller hears instead of an answer."""
+
+    NOT_OWNER = "not_owner"
+    """Certainly not done; route again."""
+    UNKNOWN = "unknown"
+    """May have been done."""
+    EXPIRED = "expired"
+    """Certainly not done: it was late already."""
+
+
+class End(Enum):
+    """Why a shard's loop ended."""
+
+    DRAINED = "drained"
+    """Asked to: everything decided is durable and answered."""
+    FENCED = "fenced"
+    UNKNOWN = "outcome_unknown"
+    REFUSED = "append_refused"
+    LEASE_OVER = "lease_over"
+    CLOCK_STEPPED = "clock_stepped"
+    CANCELLED = "cancelled"
+
+
+class Overloaded(Exception):
+    """The inbox is full. `retry_after_s`: how long it takes to work off, by the loop's recent speed."""
+
+    def __init__(self, retry_after_s: float) -> None:
+        super().__init__()
+        self.retry_after_s = retry_after_s
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    command: Command
+    deadline_s: float
+    """By the event loop's clock: when nobody waits for the answer any more."""
+    reply: Callable[[Answer | Outcome], None]
+    """Called exactly once, from the event loop. Must not raise and must not block."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A decision whose answer waits for its proof."""
+
+    call: Call
+    answer: Answer
+    decided: bool
+    """It made events: if their entry fails, whether it was done is unknown."""
+
+
+class Shard:
+    """Owns the ledger and the journal's writer from its creation to the end of `run`."""
+
+    def __init__(
+        self,
+        header: Header,
+        ledger: Ledger,
+        journal: ShardJournal,
+        wall: WallClock,
+        lease_stands: Callable[[], bool],
+        *,
+        entry_bytes_max: int,
+        calls_max: int,
+        round_calls_max: int = 512,
+    ) -> None:
+        self.header = header
+        self.ledger = ledger
+        self.journal = journal
+        self.watchers = Watchers()
+        self._wall = wall
+        self._lease_stands = lease_stands
+        self._entry_bytes_max = entry_bytes_max
+        self._calls_max = calls_max
+        self._round_calls_max = round_calls_max
+        self._inbox: deque[Call] = deque()
+        self._wake = asyncio.Event()
+        self._closing = False
+        self._call_s = 0.001  # moving average of a call's share of a round
+
+    @property
+    def queued(self) -> int:
+        return len(self._inbox)
+
+    def submit(self, call: Call) -> None:
+        """Put a call in line. Raises Overloaded. After `drain` it is answered NOT_OWNER."""
+        if self._closing:
+            call.reply(Outcome.NOT_OWNER)
+            return
+        if len(self._inbox) >= self._calls_max:
+            raise Overloaded(len(self._inbox) * self._call_s)
+        self._inbox.append(call)
+        self._wake.set()
+
+    def drain(self) -> None:
+        """Accept no more, finish the round in flight, then let `run` end. What is in line is answered NOT_OWNER."""
+        self._closing = True
+        self._wake.set()
+
+    async def run(self) -> End:
+        """Serve until drained, fenced, or without a lease. Answers every call that was ever submitted."""
+        end = End.CANCELLED
+        try:
+            end = await self._serve()
+        finally:
+            self._closing = True
+            for call in self._inbox:
+                call.reply(Outcome.NOT_OWNER)
+            self._inbox.clear()
+            self.watchers.end()
+            await self.journal.close()
+            log.info("shard_closed", shard=self.header.shard, epoch=self.header.epoch.revision, end=end.value)
+        return end
+
+    async def _serve(self) -> End:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._work_to_do()
+            if self._closing:
+                return End.DRAINED
+            began_s = loop.time()
+            calls = self._next_round()
+            try:
+                now_us = self._wall.now_us()
+            except ClockStepped as stepped:
+                log.warning("clock_stepped", shard=self.header.shard, step_us=stepped.step_us)
+                self._inbox.extendleft(reversed(calls))
+                return End.CLOCK_STEPPED
+            end = await self._round(calls, now_us, began_s)
+            if end is not None:
+                return end
+            if calls:
+                self._call_s += 0.1 * ((loop.time() - began_s) / len(calls) - self._call_s)
+
+    async def _round(self, calls: list[Call], now_us: int, began_s: float) -> End | None:
+        """Decide, make durable, answer. Returns why the shard cannot go on, if it cannot."""
+        events: list[Event] = list(self.ledger.tick(now_us))
+        held: list[Held] = []
+        for call in calls:
+            if call.deadline_s <= began_s:
+                call.reply(Outcome.EXPIRED)
+                continue
+            decision = self.ledger.handle(call.command, now_us)
+            events += decision.events
+            if decision.proof is Proof.NONE:
+                call.reply(decision.answer)
+            else:
+                held.append(Held(call, decision.answer, bool(decision.events)))
+        try:
+            if events:
+                await self.journal.append(encode(self.header, self.journal.position, now_us, events))
+            elif held:
+                await self.journal.barrier()
+            if not self._lease_stands():
+                return self._fail(held, End.LEASE_OVER)
+        except Fenced:
+            return self._fail(held, End.FENCED)
+        except OutcomeUnknown:
+            return self._fail(held, End.UNKNOWN)
+        except AppendRefused as refused:
+            log.error("append_refused", shard=self.header.shard, reason=str(refused))
+            return self._fail(held, End.REFUSED)
+        except asyncio.CancelledError:
+            self._fail(held, End.CANCELLED)
+            raise
+        self.ledger.committed()
+        for item in held:
+            item.call.reply(item.answer)
+        self._publish(events)
+        return None
+
+    def _fail(self, held: list[Held], end: End) -> End:
+        """Nothing of this round may be answered. A refused entry is certainly not in the journal; otherwise who made
+        events cannot know, and who made none has certainly changed nothing."""
+        for item in held:
+            in_doubt = item.decided and end is not End.REFUSED
+            item.call.reply(Outcome.UNKNOWN if in_doubt else Outcome.NOT_OWNER)
+        return end
+
+    def _publish(self, events: list[Event]) -> None:
+        changed = {event.campaign_id for event in events if self.watchers.watched(event.campaign_id)}
+        for campaign_id in changed:
+            campaign = self.ledger.campaign(campaign_id)
+            assert campaign is not None, "an event of an unknown campaign"
+            self.watchers.publish(campaign)
+
+    async def _work_to_do(self) -> None:
+        """Return when there is a call, a campaign's start or end is due, or the shard closes."""
+        while not self._inbox and not self._closing:
+            due_us = self.ledger.next_due_us()
+            self._wake.clear()
+            if due_us is None:
+                await self._wake.wait()
+                continue
+            try:
+                wait_s = (due_us - self._wall.now_us()) / 1e6
+            except ClockStepped:
+                return  # the round will say so
+            if wait_s <= 0:
+                return
+            try:
+                async with asyncio.timeout(min(wait_s, TIMER_S_MAX)):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+
+    def _next_round(self) -> list[Call]:
+        """As many calls as surely fit in one entry, in order of arrival."""
+        calls: list[Call] = []
+        left = self._entry_bytes_max - ENTRY_OVERHEAD_BYTES
+        while self._inbox and len(calls) < self._round_calls_max:
+            left -= entry_bytes_max_of(self._inbox[0].command)
+            if left < 0 and calls:
+                break
+            calls.append(self._inbox.popleft())
+        return calls
+
+
+ENTRY_OVERHEAD_BYTES = 16 * 1024
+"""Room in an entry for its header and for starts and ends that are due in the same round."""
