@@ -23,6 +23,7 @@ class Expectation:
 class Cluster:
     config: ClusterConfig
     incarnation: int
+    """When it was read: a restore raises it."""
     format_version: int
     """The journal format that may be written."""
     codec: CodeCodec

@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from enum import Enum
 
-from cluster.types import ShardId
-
 # --- questions -------------------------------------------------------------------------------------------------------
 
 
@@ -141,7 +139,7 @@ class Coupon:
 
 
 class Reason(Enum):
-    """Why not. As in coupon.v1 ErrorReason, same numbers; only those that the ledger gives."""
+    """Why not. As in coupon.v1 ErrorReason, same numbers; only those that a node gives."""
 
     NOT_STARTED = 1
     SOLD_OUT = 2
@@ -155,6 +153,7 @@ class Reason(Enum):
     CAMPAIGN_EXISTS = 10
     ETAG_MISMATCH = 11
     REQUEST_ID_REUSED = 12
+    CORRUPT_JOURNAL = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,12 +208,3 @@ class Proof(Enum):
     """The epoch still stands, checked after the question came: reads and refusals that rest on durable state."""
     ENTRY = 2
     """It rests on an event of this round, which has to be durable first (an append is a barrier as well)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Home:
-    """Where a code was issued, read from the code itself."""
-
-    shard: ShardId
-    counter: int
-    generation: int

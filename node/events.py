@@ -6,6 +6,17 @@ Times are microseconds since 1970 (UTC). `node.entries` turns them into journal 
 from dataclasses import dataclass
 
 
+class LedgerViolation(Exception):
+    """An event that cannot follow the ones before it: it would break a rule of the ledger. Such a journal is corrupt;
+    a ledger that raised this is half changed and must be thrown away."""
+
+
+def require(holds: bool, rule: str) -> None:
+    """Raises LedgerViolation unless `rule` holds. Not an assert: a replay checks under `python -O`, too."""
+    if not holds:
+        raise LedgerViolation(rule)
+
+
 @dataclass(frozen=True, slots=True)
 class CampaignCreated:
     campaign_id: str
@@ -89,3 +100,13 @@ Event = (
     | CampaignCancelled
     | CouponsGranted
 )
+
+
+def first_time_us(event: Event) -> int:
+    if isinstance(event, CouponsGranted):
+        return event.times_us[0]
+    return event.create_us if isinstance(event, CampaignCreated) else event.time_us
+
+
+def last_time_us(event: Event) -> int:
+    return event.times_us[-1] if isinstance(event, CouponsGranted) else first_time_us(event)

@@ -12,14 +12,17 @@ from enum import Enum
 import structlog
 
 from cluster.codes import CodeCodec
+from cluster.endpoints import RevisionWentBack
 from cluster.kv import EtcdRefused, EtcdUnavailable, ModRevisionIs, Put, Txn
 from cluster.records import Keyspace, OwnerRecord
-from cluster.session import EtcdClient, RevisionWentBack
+from cluster.session import EtcdClient
 from cluster.types import Epoch, Incarnation, Revision, ShardId
 from node.commands import Reason, Refused
-from node.entries import Header, Replayer
+from node.entries import Header, MalformedEntry, UnknownFormat
+from node.events import LedgerViolation
 from node.journal.base import CorruptJournal, Fenced, Journal
 from node.ledger import Ledger
+from node.replay import Replayer
 from node.shard import Call, Outcome, Overloaded, Shard
 from node.wallclock import WallClock
 
@@ -147,11 +150,18 @@ class Keeper:
     async def _open_and_serve(self, held: HeldShard) -> None:
         loop = asyncio.get_running_loop()
         ledger = Ledger(held.id, self._codec)
-        replayer = Replayer(held.id, ledger)
+        replayer = Replayer(ledger)
+
+        def replay(entry: bytes) -> None:
+            try:
+                replayer.feed(entry)
+            except (MalformedEntry, UnknownFormat, LedgerViolation) as error:
+                raise CorruptJournal(f"shard {held.id}, entry {replayer.position}", str(error)) from error
+
         async with self._openings:
             began_s = loop.time()
             try:
-                journal = await self._journal.open(held.id, held.epoch, replayer)
+                journal = await self._journal.open(held.id, held.epoch, replay)
             except CorruptJournal as corrupt:
                 await self._stand_corrupt(held, corrupt)
                 return

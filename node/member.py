@@ -1,107 +1,36 @@
 """A node's lives: take a lease, register, own shards, until the lease or the registration is lost; then a new life.
 
-One life is one incarnation. Everything that it started belongs to its task group and ends with it, so nothing of an
-old life can answer in a new one.
+One life is one incarnation (`node.life`). This file begins and ends them, and makes sure that a node id has one.
 """
 
 import asyncio
-import random
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import aclosing, suppress
 
 import structlog
 
-from cluster.clock import Clock
-from cluster.codes import CodeCodec
-from cluster.config import ClusterConfig
-from cluster.kv import (
-    Delete,
-    EtcdRefused,
-    EtcdUnavailable,
-    Get,
-    Guard,
-    ModRevisionIs,
-    Op,
-    Put,
-    Txn,
-    ValueIs,
-)
-from cluster.records import Keyspace, NodeRecord, NodeState, OwnerRecord
-from cluster.session import EtcdClient, LeaseKeeper, LeaseLost, RevisionWentBack, Snapshot
-from cluster.topology import Topology
-from cluster.types import Incarnation, NodeId, Revision, ShardId
-from node.journal.base import Journal
-from node.keeper import Keeper, NotHandedOver
-from node.ownership import Action, Claim, Leave, Local, Open, Ownership, Pull
-from node.peers import HandoverFailed, Peers
-from node.wallclock import ClockStepped, WallClock
+from cluster.endpoints import RevisionWentBack
+from cluster.kv import EtcdRefused, EtcdUnavailable, Get, ModRevisionIs, Put, Txn
+from cluster.lease import LeaseKeeper, LeaseLost
+from cluster.records import NodeRecord, NodeState
+from cluster.types import Incarnation, Revision
+from node.life import Life, LifeOver, Parts
 
 log = structlog.get_logger()
 
-PULLS_MAX = 4
-"""Handovers to this node at a time."""
-
-REST_S = 0.3
-"""How long a shard is left alone after a claim or a pull that failed, give or take a half."""
-
-CLOCK_CHECK_S = 0.2
+RELEASE_S_MAX = 1.0
+"""How long an ended life tries to give its lease back. If it cannot, the lease runs out."""
 
 
 class NodeIdInUse(Exception):
     """A living process has this node id."""
 
 
-class LifeOver(Exception):
-    """This incarnation has ended. `why` is for the log."""
-
-    def __init__(self, why: str) -> None:
-        super().__init__(why)
-        self.why = why
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    lease_ttl_s: int
-    keepalive_s: float
-    claim_delay_s: float
-    hold_down_s: float
-    drain_s_max: float
-
-
 class Member:
     """This process in the cluster, over all its lives."""
 
-    def __init__(
-        self,
-        node_id: NodeId,
-        address: str,
-        *,
-        config: ClusterConfig,
-        cluster_incarnation: int,
-        keys: Keyspace,
-        etcd: EtcdClient,
-        journal: Journal,
-        codec: CodeCodec,
-        peers: Peers,
-        clock: Clock,
-        rng: random.Random,
-        timing: Timing,
-        shard_calls_max: int,
-    ) -> None:
-        self._node_id = node_id
-        self._address = address
-        self._config = config
-        self._cluster_incarnation = cluster_incarnation
-        self._keys = keys
-        self._etcd = etcd
-        self._journal = journal
-        self._codec = codec
-        self._peers = peers
-        self._clock = clock
-        self._rng = rng
-        self._timing = timing
-        self._shard_calls_max = shard_calls_max
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
         self._past: set[Incarnation] = set()
         self._drain = asyncio.Event()
         self.life: Life | None = None
@@ -115,58 +44,84 @@ class Member:
         """Live until drained.
 
         Raises:
-            NodeIdInUse: nothing was served.
+            NodeIdInUse: another process has this node id now.
         """
         while True:
             why = await self._live(on_registered)
-            log.warning("life_over", why=why) if not self._drain.is_set() else log.info("life_over", why=why)
-            if self._drain.is_set():
-                return
+            log.info("life_over", why=why)
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._timing.hold_down_s):
+                async with asyncio.timeout(self._parts.timing.hold_down_s):
                     await self._drain.wait()
                     return
 
     async def _live(self, on_registered: Callable[[], None]) -> str:
         """One life, from its lease to its end; why it ended."""
+        timing = self._parts.timing
         lease = LeaseKeeper(
-            self._etcd, self._clock, ttl_s=self._timing.lease_ttl_s, keepalive_s=self._timing.keepalive_s
+            self._parts.etcd, self._parts.clock, ttl_s=timing.lease_ttl_s, keepalive_s=timing.keepalive_s
         )
-        me = Incarnation(self._node_id, await lease.acquire())
-        self._past.add(me)
+        ends: list[BaseException] = []
         try:
             async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._end_on_drain(), name="drain")
+                me = Incarnation(self._parts.node_id, await lease.acquire())
+                self._past.add(me)
                 tasks.create_task(_keep(lease), name="lease")
-                record = NodeRecord(me, self._address, NodeState.ACTIVE)
-                await self._register(record, tasks)
-                life = Life(self, record, lease, tasks)
-                self.life = life
-                life.start()
+                record = NodeRecord(me, self._parts.address, NodeState.ACTIVE)
+                cluster_incarnation = await self._cluster_incarnation()
+                await self._register(record)
+                self.life = Life(self._parts, record, cluster_incarnation, lease, tasks)
+                self.life.start()
                 on_registered()
-                log.info("registered", incarnation=str(me), address=self._address)
-        except* LifeOver as over:
-            why = ", ".join(sorted({str(error) for error in over.exceptions}))
+                log.info("registered", incarnation=str(me), address=self._parts.address)
+        except* (LifeOver, NodeIdInUse, RevisionWentBack) as over:
+            ends += over.exceptions
         finally:
             if self.life is not None:
                 self.life.ended.set()
             self.life = None
-        # What this life held is closed by now; giving the lease back lets others claim without waiting for its end.
-        with suppress(EtcdUnavailable, EtcdRefused, RevisionWentBack, TimeoutError):
-            async with asyncio.timeout(1.0):
-                await self._etcd.lease_revoke(me.lease_id)
-        return why
+        await self._bury(lease)
+        for end in ends:
+            if isinstance(end, NodeIdInUse):
+                raise end
+            if isinstance(end, RevisionWentBack):
+                await self._list_anew()
+        return "; ".join(sorted(map(str, ends)))
 
-    async def _register(self, record: NodeRecord, tasks: asyncio.TaskGroup) -> None:
+    async def _bury(self, lease: LeaseKeeper) -> None:
+        """What the life held is closed by now; giving its lease back lets others claim without waiting for its end."""
+        if lease.left_s() <= 0:
+            return
+        with suppress(EtcdUnavailable, EtcdRefused, RevisionWentBack, TimeoutError):
+            async with asyncio.timeout(RELEASE_S_MAX):
+                await lease.release()
+
+    async def _list_anew(self) -> None:
+        """Begin again with an etcd that was restored: a watch's listing is what the session believes it from."""
+        async with aclosing(self._parts.etcd.watch(*self._parts.keys.topology)) as seen:
+            await anext(seen)
+
+    async def _cluster_incarnation(self) -> int:
+        """Read for every life: a restore raises it."""
+        return int((await self._parts.etcd.get(Get(self._parts.keys.incarnation))).kvs[0].value)
+
+    async def _end_on_drain(self) -> None:
+        await self._drain.wait()
+        if self.life is not None:
+            await self.life.drain()
+        raise LifeOver("drained")
+
+    async def _register(self, record: NodeRecord) -> None:
         """Write `nodes/<id>`, unless a living process has it.
 
         A registration of an earlier life of this very process is replaced. Another's is waited for: if its process is
         dead, its lease ends within the TTL.
         """
         loop = asyncio.get_running_loop()
-        key = self._keys.node(self._node_id)
-        give_up_s = loop.time() + self._timing.lease_ttl_s + 1.0
+        key = self._parts.keys.node(self._parts.node_id)
+        give_up_s = loop.time() + self._parts.timing.lease_ttl_s + 1.0
         while True:
-            found = (await self._etcd.get(Get(key))).kvs
+            found = (await self._parts.etcd.get(Get(key))).kvs
             theirs = NodeRecord.decode(found[0].value).incarnation if found else None
             if theirs == record.incarnation:
                 return
@@ -174,10 +129,10 @@ class Member:
                 seen = found[0].mod_revision if found else Revision(0)
                 txn = Txn((ModRevisionIs(key, seen),), (Put(key, record.encode(), record.incarnation.lease_id),))
                 with suppress(EtcdUnavailable):  # whether it was written, the next read tells
-                    await self._etcd.txn(txn)
+                    await self._parts.etcd.txn(txn)
                 continue
             if loop.time() > give_up_s:
-                raise NodeIdInUse(f"node id {self._node_id!r} belongs to the living {theirs}")
+                raise NodeIdInUse(f"node id {self._parts.node_id!r} belongs to the living {theirs}")
             await asyncio.sleep(0.2)
 
 
@@ -186,226 +141,3 @@ async def _keep(lease: LeaseKeeper) -> None:
         await lease.keep()
     except LeaseLost as lost:
         raise LifeOver("lease lost") from lost
-
-
-class Life:
-    """One incarnation: what it sees of the cluster, what it holds, and what it does about the difference."""
-
-    def __init__(self, member: Member, record: NodeRecord, lease: LeaseKeeper, tasks: asyncio.TaskGroup) -> None:
-        self.record = record
-        self.me = record.incarnation
-        self.topology = Topology(member._keys)
-        self.ended = asyncio.Event()
-        self._member = member
-        self._etcd = member._etcd
-        self._keys = member._keys
-        self._lease = lease
-        self._tasks = tasks
-        self._wall = WallClock(member._clock)
-        self._revision = Revision(0)
-        self._news = asyncio.Event()
-        self._watched = asyncio.Event()
-        self._dead: set[Incarnation] = set()
-        self._busy: set[ShardId] = set()
-        self._presence: dict[Incarnation, asyncio.Task[None]] = {}
-        self._pulls = asyncio.Semaphore(PULLS_MAX)
-        self._draining = False
-        self._ownership = Ownership(member._config.shards, self.me, claim_delay_s=member._timing.claim_delay_s)
-        self.keeper = Keeper(
-            self.me,
-            tasks,
-            etcd=member._etcd,
-            keys=member._keys,
-            journal=member._journal,
-            codec=member._codec,
-            wall=self._wall,
-            cluster_incarnation=member._cluster_incarnation,
-            lease_stands=lambda: lease.left_s() > 0,
-            shard_calls_max=member._shard_calls_max,
-            on_change=self._news.set,
-        )
-
-    def start(self) -> None:
-        self._tasks.create_task(self._watch(), name="watch")
-        self._tasks.create_task(self._plan(), name="plan")
-        self._tasks.create_task(self._check_clock(), name="clock")
-        self._tasks.create_task(self._drain(), name="drain")
-
-    # --- seeing -------------------------------------------------------------------------------------------------------
-
-    async def _watch(self) -> None:
-        async for seen in self._etcd.watch(*self._keys.topology):
-            if isinstance(seen, Snapshot):
-                if seen.went_back:
-                    raise LifeOver("etcd's revision went back: it was restored")
-                self.topology.reset(seen.kvs)
-            else:
-                for event in seen.events:
-                    self.topology.apply(event)
-            self._revision = seen.revision
-            mine = self.topology.nodes.get(self.me.node_id)
-            if mine is None or mine.record.incarnation != self.me:
-                raise LifeOver("registration lost: another node believed this one dead")
-            self._follow_peers()
-            self._watched.set()
-            self._news.set()
-
-    def _follow_peers(self) -> None:
-        living = {node.record.incarnation: node.record for node in self.topology.nodes.values()}
-        self._dead &= living.keys()
-        for incarnation in list(self._presence):
-            if incarnation not in living:
-                self._presence.pop(incarnation).cancel()
-        for incarnation, record in living.items():
-            if incarnation != self.me and incarnation not in self._presence:
-                self._presence[incarnation] = self._tasks.create_task(self._attend(record), name=f"peer-{incarnation}")
-
-    async def _attend(self, peer: NodeRecord) -> None:
-        await self._member._peers.gone(peer.address, peer.incarnation)
-        log.warning("peer_gone", peer=str(peer.incarnation))
-        self._dead.add(peer.incarnation)
-        self._news.set()
-
-    async def _check_clock(self) -> None:
-        while True:
-            try:
-                self._wall.now_us()
-            except ClockStepped as stepped:
-                log.warning("clock_stepped", step_us=stepped.step_us)
-                raise LifeOver(str(stepped)) from stepped
-            await asyncio.sleep(CLOCK_CHECK_S)
-
-    # --- planning -----------------------------------------------------------------------------------------------------
-
-    async def _plan(self) -> None:
-        loop = asyncio.get_running_loop()
-        await self._watched.wait()
-        while True:
-            self._news.clear()
-            plan = self._ownership.plan(self.topology, self._local(), loop.time())
-            for action in plan.actions:
-                self._act(action)
-            with suppress(TimeoutError):
-                async with asyncio.timeout_at(plan.wake_s):
-                    await self._news.wait()
-
-    def _local(self) -> Local:
-        return Local(
-            held=self.keeper.held(),
-            spent=self.keeper.spent,
-            busy=self._busy | self.keeper.handing_over,
-            dead=self._dead,
-            draining=self._draining,
-        )
-
-    def _act(self, action: Action) -> None:
-        match action:
-            case Open(shard, revision):
-                self.keeper.open(shard, revision)
-            case Leave(shard):
-                self.keeper.leave(shard)
-            case Claim():
-                self._busy.add(action.shard)
-                self._tasks.create_task(self._claim(action), name=f"claim-{action.shard}")
-            case Pull():
-                self._busy.add(action.shard)
-                self._tasks.create_task(self._pull(action), name=f"pull-{action.shard}")
-
-    async def _claim(self, claim: Claim) -> None:
-        key = self._keys.owner(claim.shard)
-        guards: list[Guard] = [
-            ModRevisionIs(key, claim.seen),
-            # A node that was given up for dead must not own: its peers would not route to it, nor hand back.
-            ValueIs(self._keys.node(self.me.node_id), self.record.encode()),
-        ]
-        then: list[Op] = [Put(key, OwnerRecord(self.me, self.record.address).encode(), self.me.lease_id)]
-        if claim.corpse is not None:
-            corpse_key = self._keys.node(claim.corpse.node_id)
-            guards.append(ModRevisionIs(corpse_key, claim.corpse.revision))
-            if claim.corpse.revision:
-                then.append(Delete(corpse_key))
-        try:
-            result = await self._etcd.txn(Txn(tuple(guards), tuple(then)))
-        except (EtcdUnavailable, EtcdRefused) as error:
-            log.info("claim_unanswered", shard=claim.shard, error=str(error))  # the watch tells what became of it
-            await self._rest(claim.shard)
-            return
-        if result.succeeded:
-            log.info("shard_claimed", shard=claim.shard, epoch=result.revision, taken=claim.seen != 0)
-            await self._until(result.revision)
-            self._busy.discard(claim.shard)
-            self._news.set()
-        else:
-            await self._rest(claim.shard)
-
-    async def _pull(self, pull: Pull) -> None:
-        async with self._pulls:
-            try:
-                revision = await self._member._peers.hand_over(
-                    pull.owner.record.address, pull.shard, pull.owner.revision, self.me
-                )
-            except HandoverFailed as failed:
-                log.info("pull_failed", shard=pull.shard, why=str(failed))
-                await self._rest(pull.shard)
-                return
-        await self._until(revision)
-        self._busy.discard(pull.shard)
-        self._news.set()
-
-    async def _rest(self, shard: ShardId) -> None:
-        await asyncio.sleep(REST_S * self._member._rng.uniform(0.5, 1.5))
-        self._busy.discard(shard)
-        self._news.set()
-
-    async def _until(self, revision: Revision) -> None:
-        """Wait until the topology shows what happened at `revision`."""
-        while self._revision < revision:
-            self._watched.clear()
-            await self._watched.wait()
-
-    # --- giving away --------------------------------------------------------------------------------------------------
-
-    async def hand_over(self, shard: ShardId, revision: Revision, successor: Incarnation) -> Revision:
-        """What a peer asked for. Raises NotHandedOver."""
-        node = self.topology.nodes.get(successor.node_id)
-        if node is None or node.record.incarnation != successor:
-            raise NotHandedOver(f"{successor} is not registered")
-        self._busy.add(shard)
-        try:
-            given = await self.keeper.hand_over(shard, revision, OwnerRecord(successor, node.record.address))
-            await self._until(given)
-        finally:
-            self._busy.discard(shard)
-            self._news.set()
-        return given
-
-    async def _drain(self) -> None:
-        """On SIGTERM: let the others pull everything, wait for it, then end this life in order."""
-        await self._member._drain.wait()
-        self._draining = True
-        log.info("draining", shards=len(self.keeper.held()))
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._member._timing.drain_s_max):
-                await self._announce_drain()
-                while self._owned() and self._has_successor():
-                    self._watched.clear()
-                    await self._watched.wait()
-        await self.keeper.drain()
-        raise LifeOver("drained")
-
-    async def _announce_drain(self) -> None:
-        record = NodeRecord(self.me, self.record.address, NodeState.DRAINING)
-        key = self._keys.node(self.me.node_id)
-        txn = Txn((ValueIs(key, self.record.encode()),), (Put(key, record.encode(), self.me.lease_id),))
-        with suppress(EtcdUnavailable, EtcdRefused):  # then the successors learn of it when the lease is given back
-            await self._etcd.txn(txn)
-
-    def _owned(self) -> bool:
-        return any(owner.record.incarnation == self.me for owner in self.topology.owners.values())
-
-    def _has_successor(self) -> bool:
-        return any(
-            node.record.state is NodeState.ACTIVE and node.record.incarnation not in self._dead
-            for node_id, node in self.topology.nodes.items()
-            if node_id != self.me.node_id
-        )

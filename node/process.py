@@ -22,7 +22,8 @@ from node.journal.base import Journal
 from node.journal.disk import RealDisk
 from node.journal.etcd import EtcdJournal
 from node.journal.file import FileJournal
-from node.member import Member, Timing
+from node.life import Parts, Timing
+from node.member import Member
 from node.peers import GrpcPeers
 from node.server import MESSAGE_BYTES_MAX, NodeServer
 from proto import node_pb2_grpc
@@ -73,11 +74,10 @@ async def _serve(
     port = server.add_insecure_port(settings.listen)
     address = settings.advertise or f"{host}:{port}"
     identity = identity_of(cluster.config)
-    member = Member(
-        NodeId(settings.node_id),
-        address,
+    parts = Parts(
+        node_id=NodeId(settings.node_id),
+        address=address,
         config=cluster.config,
-        cluster_incarnation=cluster.incarnation,
         keys=keys,
         etcd=etcd,
         journal=_journal(settings, cluster, etcd, keys, rng),
@@ -94,6 +94,7 @@ async def _serve(
         ),
         shard_calls_max=settings.shard_calls_max,
     )
+    member = Member(parts)
     node_pb2_grpc.add_NodeServiceServicer_to_server(NodeServer(member, identity), server)
     await server.start()
     loop = asyncio.get_running_loop()

@@ -12,7 +12,8 @@ from cluster.identity import mismatch
 from cluster.types import Incarnation, Revision, ShardId
 from node.commands import Answer, CampaignPage, GetCampaign, Refused
 from node.keeper import NotHandedOver
-from node.member import Life, Member
+from node.life import Life
+from node.member import Member
 from node.shard import Call, Outcome, Overloaded
 from node.wire import MalformedCall, campaign_of, command_of, reply_of
 from proto import coupon_pb2, node_pb2, node_pb2_grpc
@@ -107,8 +108,8 @@ class NodeServer(node_pb2_grpc.NodeServiceServicer):
             outbox.close()
             reader.cancel()
             await asyncio.wait([reader])
-        if not reader.cancelled() and reader.exception() is not None:
-            raise reader.exception() from None
+        if not reader.cancelled() and (bug := reader.exception()) is not None:
+            raise bug
 
     async def _read(self, frames: AsyncIterator[node_pb2.RouterFrame], outbox: Outbox) -> None:
         try:
@@ -215,7 +216,7 @@ class NodeServer(node_pb2_grpc.NodeServiceServicer):
             shard = held.shard
             response.shards.add(
                 shard=held.id,
-                state=held.state.value,  # type: ignore[arg-type]  # the same numbers, by test
+                state=held.state.value,
                 cluster_incarnation=held.epoch.incarnation,
                 revision=held.epoch.revision,
                 position=shard.journal.position if shard else 0,

@@ -96,7 +96,7 @@ def _version(etag: str) -> int | None:
 
 
 def _optional_us(campaign: coupon_pb2.Campaign, field: str) -> int | None:
-    if not campaign.HasField(field):  # type: ignore[arg-type]  # one of the two timestamps
+    if not campaign.HasField(field):
         return None
     timestamp: Timestamp = getattr(campaign, field)
     return timestamp.seconds * 1_000_000 + timestamp.nanos // 1_000

@@ -41,7 +41,10 @@ class CorruptJournal(Exception):
 
 
 class ShardJournal(Protocol):
-    """An open shard: the right to append, for one epoch. One call at a time."""
+    """An open shard: the right to append, for one epoch. One call at a time.
+
+    A writer that is finished stays so: every later append and barrier raises Fenced.
+    """
 
     @property
     def position(self) -> int:
@@ -91,6 +94,7 @@ class Journal(Protocol):
 
         Raises:
             Fenced: a higher epoch opened the shard, or this one no longer stood at the replay's end.
+            OutcomeUnknown: reading, or making the epoch known, failed: open again, with a new epoch.
             CorruptJournal: the journal cannot be believed.
         """
         ...

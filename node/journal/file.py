@@ -1,0 +1,197 @@
+"""The journal of one machine: a directory per shard, a segment per epoch. docs/journal-file.md describes the bytes.
+
+Nothing but files holds several processes apart. An owner makes its segment's name durable before it reads what is
+there, and acknowledges nothing once it sees a higher segment's name; so of two owners either the higher has read an
+entry or the lower has not acknowledged it. A segment's seal then says for ever how much of each lower segment the
+journal holds, and what a fenced owner still writes stands behind that.
+
+Never deletes, shortens or rewrites anything, and never writes a segment again after a write or sync of it failed.
+"""
+
+import errno
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cluster.types import Epoch, ShardId
+from node.journal.base import AppendRefused, Fenced, OutcomeUnknown
+from node.journal.disk import Disk, DiskFile
+from node.journal.frames import PAYLOAD_BYTES_MAX, SegmentId, encode_frame, encode_seal, epoch_of_name
+from node.journal.segments import ShardDirectory, replay_segments
+
+ENTRY_BYTES_MAX = 1024 * 1024
+
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+class FileJournal:
+    """Implements node.journal.base.Journal."""
+
+    def __init__(self, root: Path | str, disk: Disk, *, entry_bytes_max: int = ENTRY_BYTES_MAX) -> None:
+        """Args: root: will hold the shards' directories. It is made if it does not exist; its parent has to.
+
+        Raises:
+            NotALocalDisk: root is on a network file system.
+        """
+        assert 1 <= entry_bytes_max <= PAYLOAD_BYTES_MAX
+        self._root = Path(root)
+        self._disk = disk
+        self._entry_bytes_max = entry_bytes_max
+        disk.require_local(self._root)
+
+    @property
+    def entry_bytes_max(self) -> int:
+        return self._entry_bytes_max
+
+    async def open(self, shard: ShardId, epoch: Epoch, replay: Callable[[bytes], None]) -> "FileShardJournal":
+        directory = ShardDirectory(self._disk, self._root, shard)
+        segment = SegmentId(shard, epoch)
+        try:
+            file = await self._create(directory, segment)
+            try:
+                return await self._take_over(directory, segment, file, replay)
+            except BaseException:
+                file.close()
+                raise
+        except OSError as error:
+            raise OutcomeUnknown(f"{directory.path_of(segment)}: {error}") from error
+
+    async def _create(self, directory: ShardDirectory, segment: SegmentId) -> DiskFile:
+        """The epoch's segment, new and empty, with a durable name: lower epochs acknowledge nothing from here on."""
+        for made in (self._root, directory.path):
+            await self._disk.make_directory(made)
+            # Also where it was there before: who made it may have died before syncing its name.
+            await self._disk.sync_directory(made.parent)
+        try:
+            file = await self._disk.create(directory.path_of(segment))
+        except FileExistsError as error:
+            raise Fenced(f"{directory.path_of(segment)}: this epoch was used before") from error
+        try:
+            await self._disk.sync_directory(directory.path)
+        except BaseException:
+            file.close()
+            raise
+        return file
+
+    async def _take_over(
+        self, directory: ShardDirectory, segment: SegmentId, file: DiskFile, replay: Callable[[bytes], None]
+    ) -> "FileShardJournal":
+        await require_highest(directory, segment)
+        seal = await replay_segments(directory, segment.epoch, replay)
+        frame = encode_seal(segment, seal)
+        await _write_whole(file, frame)
+        await file.sync()
+        # Without this look two owners could open at the same time, the lower one having read less than the higher: the
+        # journal would not begin with what the lower one answers from.
+        await require_highest(directory, segment)
+        return FileShardJournal(
+            directory,
+            segment,
+            file,
+            offset=len(frame),
+            position=seal.first_position + sum(s.entries for s in seal.segments),
+            entry_bytes_max=self._entry_bytes_max,
+        )
+
+
+class FileShardJournal:
+    """Implements node.journal.base.ShardJournal: the one writer of one segment."""
+
+    def __init__(
+        self,
+        directory: ShardDirectory,
+        segment: SegmentId,
+        file: DiskFile,
+        *,
+        offset: int,
+        position: int,
+        entry_bytes_max: int,
+    ) -> None:
+        self._directory = directory
+        self._segment = segment
+        self._file = file
+        self._offset = offset
+        self._position = position
+        self._entry_bytes_max = entry_bytes_max
+        self._busy = False
+        self._finished = False
+        self._closed = False
+
+    @property
+    def position(self) -> int:
+        return self._position
+
+    async def append(self, entry: bytes) -> None:
+        assert entry, "an entry is never empty"
+        with self._finished_unless_it_returns():
+            if len(entry) > self._entry_bytes_max:
+                raise AppendRefused(f"an entry of {len(entry)} bytes; at most {self._entry_bytes_max} are taken")
+            frame = encode_frame(self._segment, self._offset, entry)
+            try:
+                await _write_whole(self._file, frame)
+            except OSError as error:
+                if error.errno in _NO_SPACE:
+                    # The system says so only if not one byte was written (a short write is another error, below), so
+                    # the file ends where the frame would begin, and nobody writes this segment again. No reader can
+                    # ever find the frame. After any other error, and after a short write, bytes of it may be there.
+                    raise AppendRefused(f"{self._path}: {error}") from error
+                raise OutcomeUnknown(f"{self._path}: {error}") from error
+            try:
+                await self._file.sync()
+                # After the sync, not before: whoever opens after this look finds the entry, and whoever's segment was
+                # there before it may have read without it.
+                await require_highest(self._directory, self._segment)
+            except OSError as error:
+                raise OutcomeUnknown(f"{self._path}: {error}") from error
+            self._offset += len(frame)
+            self._position += 1
+
+    async def barrier(self) -> None:
+        with self._finished_unless_it_returns():
+            try:
+                await require_highest(self._directory, self._segment)
+            except OSError as error:
+                raise Fenced(f"{self._path}: cannot see whether a higher epoch is there: {error}") from error
+
+    async def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._finished = True
+            self._file.close()
+
+    @property
+    def _path(self) -> Path:
+        return self._directory.path_of(self._segment)
+
+    @contextmanager
+    def _finished_unless_it_returns(self) -> Iterator[None]:
+        """A call that raises, or is cancelled, is this writer's last."""
+        if self._finished:
+            raise Fenced(f"{self._path}: this writer is finished")
+        assert not self._busy, "one call at a time"
+        self._busy = True
+        try:
+            yield
+        except BaseException:
+            self._finished = True
+            raise
+        finally:
+            self._busy = False
+
+
+async def require_highest(directory: ShardDirectory, segment: SegmentId) -> None:
+    """Raises Fenced unless the directory lists the segment and none of a higher epoch."""
+    names = await directory.disk.list_directory(directory.path)
+    if segment.name not in names:
+        raise Fenced(f"{directory.path_of(segment)}: somebody has removed it")
+    # Names sort as epochs do. Every append comes here, and old segments are many.
+    for name in names:
+        if name > segment.name and epoch_of_name(name) is not None:
+            raise Fenced(f"{directory.path_of(segment)}: {name} is there")
+
+
+async def _write_whole(file: DiskFile, frame: bytes) -> None:
+    """In one write. A short one is never completed: who has seen half a frame must not see the other half later."""
+    written = await file.append(frame)
+    if written != len(frame):
+        raise OSError(errno.EIO, f"{written} of {len(frame)} bytes were written")

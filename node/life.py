@@ -1,0 +1,313 @@
+"""One incarnation of a node: what it sees of the cluster, what it holds, and what it does about the difference.
+
+Everything here belongs to the life's task group and ends with it, so nothing of an old life can answer in a new one.
+"""
+
+import asyncio
+import random
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+
+import structlog
+
+from cluster.clock import Clock
+from cluster.codes import CodeCodec
+from cluster.config import ClusterConfig
+from cluster.kv import Delete, EtcdRefused, EtcdUnavailable, Get, Guard, ModRevisionIs, Op, Put, Txn, TxnResult, ValueIs
+from cluster.lease import LeaseKeeper
+from cluster.records import Keyspace, NodeRecord, NodeState, OwnerRecord
+from cluster.session import EtcdClient
+from cluster.topology import Topology
+from cluster.types import Incarnation, NodeId, Revision, ShardId
+from cluster.watch import Changes, Snapshot
+from node.journal.base import Journal
+from node.keeper import Keeper, NotHandedOver
+from node.ownership import Action, Claim, Leave, Local, Open, Ownership, Pull
+from node.peers import HandoverFailed, Peers
+from node.wallclock import ClockStepped, WallClock
+
+log = structlog.get_logger()
+
+PULLS_MAX = 4
+"""Handovers to this node at a time."""
+
+PAUSE_S = 0.3
+"""How long a shard is left alone after a claim or a pull that failed, give or take a half."""
+
+CLOCK_CHECK_S = 0.2
+
+
+class LifeOver(Exception):
+    """This incarnation has ended; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    lease_ttl_s: int
+    keepalive_s: float
+    claim_delay_s: float
+    """How long each node waits for the one that is preferred before it, when a shard has no owner."""
+    hold_down_s: float
+    """How long a node that lost its place waits before it registers again."""
+    drain_s_max: float
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a node is made of: the same over all its lives."""
+
+    node_id: NodeId
+    address: str
+    """HOST:PORT of its NodeService, as others reach it."""
+    config: ClusterConfig
+    keys: Keyspace
+    etcd: EtcdClient
+    journal: Journal
+    codec: CodeCodec
+    peers: Peers
+    clock: Clock
+    rng: random.Random
+    timing: Timing
+    shard_calls_max: int
+
+
+class Life:
+    """From its registration to the loss of its lease, of its registration, or of the trust in its clock."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        record: NodeRecord,
+        cluster_incarnation: int,
+        lease: LeaseKeeper,
+        tasks: asyncio.TaskGroup,
+    ) -> None:
+        self.record = record
+        self.me = record.incarnation
+        self.topology = Topology(parts.keys)
+        self.ended = asyncio.Event()
+        self._parts = parts
+        self._etcd = parts.etcd
+        self._keys = parts.keys
+        self._cluster_incarnation = cluster_incarnation
+        self._tasks = tasks
+        self._wall = WallClock(parts.clock)
+        self._revision = Revision(0)
+        self._news = asyncio.Event()
+        self._watched = asyncio.Event()
+        self._dead: set[Incarnation] = set()
+        self._busy: set[ShardId] = set()
+        self._presence: dict[Incarnation, asyncio.Task[None]] = {}
+        self._pulls = asyncio.Semaphore(PULLS_MAX)
+        self._draining = False
+        self._ownership = Ownership(parts.config.shards, self.me, claim_delay_s=parts.timing.claim_delay_s)
+        self.keeper = Keeper(
+            self.me,
+            tasks,
+            etcd=parts.etcd,
+            keys=parts.keys,
+            journal=parts.journal,
+            codec=parts.codec,
+            wall=self._wall,
+            cluster_incarnation=cluster_incarnation,
+            lease_stands=lambda: lease.left_s() > 0,
+            shard_calls_max=parts.shard_calls_max,
+            on_change=self._news.set,
+        )
+
+    def start(self) -> None:
+        self._tasks.create_task(self._watch(), name="watch")
+        self._tasks.create_task(self._plan(), name="plan")
+        self._tasks.create_task(self._check_clock(), name="clock")
+
+    # --- seeing -------------------------------------------------------------------------------------------------------
+
+    async def _watch(self) -> None:
+        async with aclosing(self._etcd.watch(*self._keys.topology)) as watch:
+            async for seen in watch:
+                self._see(seen)
+
+    def _see(self, seen: Snapshot | Changes) -> None:
+        if isinstance(seen, Snapshot):
+            if seen.went_back:
+                raise LifeOver("etcd's revision went back: it was restored")
+            self.topology.reset(seen.kvs)
+        else:
+            for event in seen.events:
+                self.topology.apply(event)
+        self._revision = seen.revision
+        mine = self.topology.nodes.get(self.me.node_id)
+        if mine is None or mine.record.incarnation != self.me:
+            raise LifeOver("registration lost: another node believed this one dead")
+        self._follow_peers()
+        self._watched.set()
+        self._news.set()
+
+    def _follow_peers(self) -> None:
+        living = {node.record.incarnation: node.record for node in self.topology.nodes.values()}
+        self._dead &= living.keys()
+        for incarnation in list(self._presence):
+            if incarnation not in living:
+                self._presence.pop(incarnation).cancel()
+        for incarnation, record in living.items():
+            if incarnation != self.me and incarnation not in self._presence:
+                self._presence[incarnation] = self._tasks.create_task(self._attend(record), name=f"peer-{incarnation}")
+
+    async def _attend(self, peer: NodeRecord) -> None:
+        await self._parts.peers.gone(peer.address, peer.incarnation)
+        log.warning("peer_gone", peer=str(peer.incarnation))
+        self._dead.add(peer.incarnation)
+        self._news.set()
+
+    async def _check_clock(self) -> None:
+        while True:
+            try:
+                self._wall.now_us()
+            except ClockStepped as stepped:
+                log.warning("clock_stepped", step_us=stepped.step_us)
+                raise LifeOver(str(stepped)) from stepped
+            await asyncio.sleep(CLOCK_CHECK_S)
+
+    # --- planning -----------------------------------------------------------------------------------------------------
+
+    async def _plan(self) -> None:
+        loop = asyncio.get_running_loop()
+        await self._watched.wait()
+        while True:
+            self._news.clear()
+            plan = self._ownership.plan(self.topology, self._local(), loop.time())
+            for action in plan.actions:
+                self._act(action)
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(plan.wake_s):
+                    await self._news.wait()
+
+    def _local(self) -> Local:
+        return Local(
+            held=self.keeper.held(),
+            spent=self.keeper.spent,
+            busy=self._busy | self.keeper.handing_over,
+            dead=self._dead,
+            draining=self._draining,
+        )
+
+    def _act(self, action: Action) -> None:
+        match action:
+            case Open(shard, revision):
+                self.keeper.open(shard, revision)
+            case Leave(shard):
+                self.keeper.leave(shard)
+            case Claim():
+                self._busy.add(action.shard)
+                self._tasks.create_task(self._claim(action), name=f"claim-{action.shard}")
+            case Pull():
+                self._busy.add(action.shard)
+                self._tasks.create_task(self._pull(action), name=f"pull-{action.shard}")
+
+    async def _claim(self, claim: Claim) -> None:
+        if claim.seen and self.keeper.spent.get(claim.shard) == claim.seen:
+            # Whatever ended the shard here may end it again at once: do not spin.
+            await self._pause()
+        try:
+            result = await self._etcd.txn(self._claim_txn(claim))
+        except (EtcdUnavailable, EtcdRefused) as error:
+            log.info("claim_unanswered", shard=claim.shard, error=str(error))  # the watch tells what became of it
+            await self._pause()
+        else:
+            if result.succeeded:
+                log.info("shard_claimed", shard=claim.shard, epoch=result.revision, taken=claim.seen != 0)
+                await self._until(result.revision)
+            else:
+                self._require_same_cluster(result)
+                await self._pause()
+        self._busy.discard(claim.shard)
+        self._news.set()
+
+    def _claim_txn(self, claim: Claim) -> Txn:
+        key = self._keys.owner(claim.shard)
+        guards: list[Guard] = [
+            ModRevisionIs(key, claim.seen),
+            # A node that was given up for dead must not own: its peers would not route to it, nor hand back.
+            ValueIs(self._keys.node(self.me.node_id), self.record.encode()),
+            ValueIs(self._keys.incarnation, str(self._cluster_incarnation).encode()),
+        ]
+        then: list[Op] = [Put(key, OwnerRecord(self.me, self.record.address).encode(), self.me.lease_id)]
+        if claim.corpse is not None:
+            corpse_key = self._keys.node(claim.corpse.node_id)
+            guards.append(ModRevisionIs(corpse_key, claim.corpse.revision))
+            if claim.corpse.revision:
+                then.append(Delete(corpse_key))
+        return Txn(tuple(guards), tuple(then), otherwise=(Get(self._keys.incarnation),))
+
+    def _require_same_cluster(self, result: TxnResult) -> None:
+        (found,) = result.ranges
+        if not found or int(found[0].value) != self._cluster_incarnation:
+            raise LifeOver("the cluster incarnation was raised")
+
+    async def _pull(self, pull: Pull) -> None:
+        async with self._pulls:
+            try:
+                revision = await self._parts.peers.hand_over(
+                    pull.owner.record.address, pull.shard, pull.owner.revision, self.me
+                )
+            except HandoverFailed as failed:
+                log.info("pull_failed", shard=pull.shard, why=str(failed))
+                await self._pause()
+            else:
+                await self._until(revision)
+        self._busy.discard(pull.shard)
+        self._news.set()
+
+    async def _pause(self) -> None:
+        await asyncio.sleep(PAUSE_S * self._parts.rng.uniform(0.5, 1.5))
+
+    async def _until(self, revision: Revision) -> None:
+        """Wait until the topology shows what happened at `revision`."""
+        while self._revision < revision:
+            self._watched.clear()
+            await self._watched.wait()
+
+    # --- giving away --------------------------------------------------------------------------------------------------
+
+    async def hand_over(self, shard: ShardId, revision: Revision, successor: Incarnation) -> Revision:
+        """What a peer asked for. Raises NotHandedOver."""
+        node = self.topology.nodes.get(successor.node_id)
+        if node is None or node.record.incarnation != successor:
+            raise NotHandedOver(f"{successor} is not registered")
+        self._busy.add(shard)
+        try:
+            given = await self.keeper.hand_over(shard, revision, OwnerRecord(successor, node.record.address))
+            await self._until(given)
+        finally:
+            self._busy.discard(shard)
+            self._news.set()
+        return given
+
+    async def drain(self) -> None:
+        """Let the others pull everything, wait for it, then finish what is left."""
+        self._draining = True
+        log.info("draining", shards=len(self.keeper.held()))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._parts.timing.drain_s_max):
+                await self._announce_drain()
+                while self._owned() and self._has_successor():
+                    self._watched.clear()
+                    await self._watched.wait()
+        await self.keeper.drain()
+
+    async def _announce_drain(self) -> None:
+        record = NodeRecord(self.me, self.record.address, NodeState.DRAINING)
+        key = self._keys.node(self.me.node_id)
+        txn = Txn((ValueIs(key, self.record.encode()),), (Put(key, record.encode(), self.me.lease_id),))
+        with suppress(EtcdUnavailable, EtcdRefused):  # then the successors learn of it when the lease is given back
+            await self._etcd.txn(txn)
+
+    def _owned(self) -> bool:
+        return any(owner.record.incarnation == self.me for owner in self.topology.owners.values())
+
+    def _has_successor(self) -> bool:
+        return any(
+            node.record.state is NodeState.ACTIVE and node.record.incarnation not in self._dead
+            for node_id, node in self.topology.nodes.items()
+            if node_id != self.me.node_id
+        )

@@ -1,0 +1,487 @@
+"""The shard's loop: nobody hears of what is not durable, everybody hears once, and failures are told rightly."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from cluster.codes import CodeCodec
+from cluster.types import Epoch, Incarnation, LeaseId, NodeId, Revision, ShardId
+from node.commands import (
+    Answer,
+    CampaignAnswer,
+    CampaignPage,
+    Command,
+    CreateCampaign,
+    GetCampaign,
+    IssueCoupon,
+    Issued,
+    PauseCampaign,
+    Reason,
+    Refused,
+    State,
+)
+from node.entries import Header
+from node.journal.base import AppendRefused, Fenced, OutcomeUnknown
+from node.ledger import Ledger
+from node.replay import Replayer
+from node.shard import Call, End, Outcome, Overloaded, Shard
+from node.wallclock import WallClock
+
+SHARD = ShardId(3)
+EPOCH = Epoch(1, Revision(7))
+ME = Incarnation(NodeId("a"), LeaseId(1))
+NOW_US = 1_800_000_000_000_000
+
+
+@dataclass
+class GatedJournal:
+    """A ShardJournal whose appends and barriers wait until the test lets them end, one by one."""
+
+    entries: list[bytes] = field(default_factory=list)
+    appending: list[tuple[bytes, asyncio.Future[None]]] = field(default_factory=list)
+    barriers: list[asyncio.Future[None]] = field(default_factory=list)
+    gated: bool = False
+    closed: bool = False
+
+    @property
+    def position(self) -> int:
+        return len(self.entries)
+
+    async def append(self, entry: bytes) -> None:
+        assert not self.appending, "one append in flight"
+        if self.gated:
+            gate: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self.appending.append((entry, gate))
+            try:
+                await gate
+            finally:
+                self.appending.clear()
+        self.entries.append(entry)
+
+    async def barrier(self) -> None:
+        if self.gated:
+            gate: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self.barriers.append(gate)
+            await gate
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+class LoopClock:
+    """A clock on the event loop's time."""
+
+    def __init__(self) -> None:
+        self.step_us = 0
+
+    def wall_us(self) -> int:
+        return NOW_US + self.step_us + int(asyncio.get_running_loop().time() * 1e6)
+
+    def boottime_s(self) -> float:
+        return asyncio.get_running_loop().time()
+
+
+class Bench:
+    """A shard that runs, and what its callers heard."""
+
+    def __init__(self, *, calls_max: int = 1_000, entry_bytes_max: int = 128 * 1024) -> None:
+        self.journal = GatedJournal()
+        self.clock = LoopClock()
+        self.lease_stands = True
+        self.ledger = Ledger(SHARD, CodeCodec({0: b"k" * 32}))
+        self.shard = Shard(
+            Header(SHARD, EPOCH, ME),
+            self.ledger,
+            self.journal,
+            WallClock(self.clock),
+            lambda: self.lease_stands,
+            entry_bytes_max=entry_bytes_max,
+            calls_max=calls_max,
+        )
+        self.running = asyncio.create_task(self.shard.run())
+
+    def send(self, command: Command, timeout_s: float = 60.0) -> "asyncio.Future[Answer | Outcome]":
+        loop = asyncio.get_running_loop()
+        heard: asyncio.Future[Answer | Outcome] = loop.create_future()
+        self.shard.submit(Call(command, loop.time() + timeout_s, heard.set_result))  # twice would raise
+        return heard
+
+    async def call(self, command: Command) -> Answer | Outcome:
+        return await self.send(command)
+
+    def issue(self, user: str, campaign: str = "c") -> "asyncio.Future[Answer | Outcome]":
+        return self.send(IssueCoupon(campaign, user, "r"))
+
+    async def create(self, total: int, start_us: int | None = None, campaign: str = "c") -> None:
+        answer = await self.call(CreateCampaign(campaign, "테스트", total, 1, start_us, None))
+        assert isinstance(answer, CampaignAnswer)
+
+    async def turn(self) -> None:
+        """Let everything that is ready run."""
+        for _ in range(10):
+            await asyncio.sleep(0)
+
+    async def end(self) -> End:
+        self.shard.drain()
+        return await self.running
+
+
+def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(10):
+            await main()
+
+    asyncio.run(bounded())
+
+
+def reason(said: Answer | Outcome) -> Reason:
+    assert isinstance(said, Refused)
+    return said.reason
+
+
+def test_nobody_hears_of_a_grant_before_its_entry_is_durable() -> None:
+    """The answer is held while the append is in flight and released after it."""
+
+    async def main() -> None:
+        bench = Bench()
+        await bench.create(10)
+        bench.journal.gated = True
+        heard = bench.issue("u1")
+        await bench.turn()
+        assert len(bench.journal.appending) == 1
+        assert not heard.done()
+        bench.journal.appending[0][1].set_result(None)
+        assert isinstance(await heard, Issued)
+        await bench.end()
+
+    run(main)
+
+
+def test_calls_gather_while_an_entry_is_in_flight() -> None:
+    """What comes during an append is one next round, with one entry, in order of arrival."""
+
+    async def main() -> None:
+        bench = Bench()
+        await bench.create(100)
+        before = bench.journal.position
+        bench.journal.gated = True
+        first = bench.issue("u0")
+        await bench.turn()
+        others = [bench.issue(f"u{n}") for n in range(1, 50)]
+        bench.journal.appending[0][1].set_result(None)
+        await first
+        await bench.turn()
+        bench.journal.appending[0][1].set_result(None)
+        answers = [await heard for heard in others]
+        assert [a.coupon.sequence for a in answers if isinstance(a, Issued)] == list(range(2, 51))
+        assert bench.journal.position == before + 2
+        await bench.end()
+
+    run(main)
+
+
+def test_a_refusal_waits_for_a_barrier_begun_after_the_question() -> None:
+    """Refusals and reads rest on no entry of their own: they leave only when the epoch was seen to stand since."""
+
+    async def main() -> None:
+        bench = Bench()
+        await bench.create(1)
+        await bench.issue("u1")
+        bench.journal.gated = True
+        refusal, read = bench.issue("u2"), bench.send(GetCampaign("c", 0, 10))
+        await bench.turn()
+        assert len(bench.journal.barriers) == 1
+        assert not refusal.done()
+        assert not read.done()
+        late = bench.issue("u3")
+        await bench.turn()
+        bench.journal.barriers[0].set_result(None)
+        assert reason(await refusal) is Reason.SOLD_OUT
+        assert isinstance(await read, CampaignPage)
+        await bench.turn()
+        assert not late.done(), "a question that came during a barrier needs another one"
+        assert len(bench.journal.barriers) == 2
+        bench.journal.barriers[1].set_result(None)
+        assert reason(await late) is Reason.SOLD_OUT
+        await bench.end()
+
+    run(main)
+
+
+def test_a_refusal_that_rests_on_an_entry_in_flight_waits_for_it() -> None:
+    """SOLD_OUT because of grants of this very round is not said before they are durable."""
+
+    async def main() -> None:
+        bench = Bench()
+        await bench.create(1)
+        bench.journal.gated = True
+        grant, refusal = bench.issue("u1"), bench.issue("u2")
+        await bench.turn()
+        assert not bench.journal.barriers
+        assert not refusal.done()
+        bench.journal.appending[0][1].set_exception(OutcomeUnknown())
+        assert await grant is Outcome.UNKNOWN
+        assert await refusal is Outcome.NOT_OWNER
+        assert await bench.running is End.UNKNOWN
+
+    run(main)
+
+
+def test_a_repetition_of_a_durable_grant_waits_for_nothing() -> None:
+    """A coupon that is in the journal can be shown by anybody, at any time."""
+
+    async def main() -> None:
+        bench = Bench()
+        await bench.create(10)
+        first = await bench.issue("u1")
+        bench.journal.gated = True
+        again = bench.issue("u1")
+        await bench.turn()
+        assert not bench.journal.barriers
+        said = again.result()
+        assert isinstance(first, Issued)
+        assert isinstance(said, Issued)
+        assert said.already_issued
+        assert said.coupon == first.coupon
+        await bench.end()
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("failure", "end", "granted_hears"),
+    [
+        (Fenced(), End.FENCED, Outcome.UNKNOWN),
+        (OutcomeUnknown(), End.UNKNOWN, Outcome.UNKNOWN),
+        (AppendRefused("no space"), End.REFUSED, Outcome.NOT_OWNER),
+    ],
+)
+def test_a_failed_append_ends_the_loop(failure: Exception, end: End, granted_hears: Outcome) -> None:
+    """Who might have a coupon hears *unknown*; who certainly has none, and who waits in line, is routed again."""
+
+    async def main() -> None:
+        bench = Bench()
+        await bench.create(10)
+        bench.journal.gated = True
+        granted = bench.issue("u1")
+        await bench.turn()
+        in_line = bench.issue("u2")
+        bench.journal.appending[0][1].set_exception(failure)
+        assert await granted is granted_hears
+        assert await in_line is Outcome.NOT_OWNER
+        assert await bench.running is end
+        assert bench.journal.closed
+        assert await bench.issue("u3") is Outcome.NOT_OWNER
+
+    run(main)
+
+
+def test_a_fenced_barrier_lets_no_refusal_and_no_read_through() -> None:
+    """A stale owner's SOLD_OUT and its reads do not reach a caller."""
+
+    async def main() -> None:
+        bench = Bench()
+        await bench.create(1)
+        await bench.issue("u1")
+        bench.journal.gated = True
+        refusal, read = bench.issue("u2"), bench.send(GetCampaign("c", 0, 10))
+        await bench.turn()
+        bench.journal.barriers[0].set_exception(Fenced())
+        assert await refusal is Outcome.NOT_OWNER
+        assert await read is Outcome.NOT_OWNER
+        assert await bench.running is End.FENCED
+
+    run(main)
+
+
+def test_past_the_lease_nothing_is_answered() -> None:
+    """An entry that became durable after the lease's deadline is not acknowledged by this owner."""
+
+    async def main() -> None:
+        bench = Bench()
+        await bench.create(10)
+        bench.lease_stands = False
+        assert await bench.issue("u1") is Outcome.UNKNOWN
+        assert await bench.running is End.LEASE_OVER
+
+    run(main)
+
+
+def test_a_cancelled_loop_tells_everybody() -> None:
+    """When a life ends, what is in flight is unknown and what is in line was not done."""
+
+    async def main() -> None:
+        bench = Bench()
+        await bench.create(10)
+        bench.journal.gated = True
+        granted = bench.issue("u1")
+        await bench.turn()
+        in_line = bench.issue("u2")
+        bench.running.cancel()
+        assert await granted is Outcome.UNKNOWN
+        assert await in_line is Outcome.NOT_OWNER
+
+    run(main)
+
+
+def test_a_drain_finishes_what_is_in_flight() -> None:
+    """A handover waits for the entry in flight and acknowledges it; what is in line goes back."""
+
+    async def main() -> None:
+        bench = Bench()
+        await bench.create(10)
+        bench.journal.gated = True
+        granted = bench.issue("u1")
+        await bench.turn()
+        in_line = bench.issue("u2")
+        bench.shard.drain()
+        await bench.turn()
+        assert not bench.running.done()
+        bench.journal.appending[0][1].set_result(None)
+        assert isinstance(await granted, Issued)
+        assert await in_line is Outcome.NOT_OWNER
+        assert await bench.running is End.DRAINED
+
+    run(main)
+
+
+def test_what_is_late_is_dropped_before_it_is_decided() -> None:
+    """An expired call changes nothing: the user has no coupon afterwards."""
+
+    async def main() -> None:
+        bench = Bench()
+        await bench.create(10)
+        assert await bench.send(IssueCoupon("c", "u1", "r"), timeout_s=-0.001) is Outcome.EXPIRED
+        page = await bench.call(GetCampaign("c", 0, 10))
+        assert isinstance(page, CampaignPage)
+        assert page.coupons == ()
+        await bench.end()
+
+    run(main)
+
+
+def test_the_inbox_is_bounded() -> None:
+    """Beyond calls_max a call is refused at once, with an estimate of when to come again."""
+
+    async def main() -> None:
+        bench = Bench(calls_max=5)
+        await bench.create(10)
+        bench.journal.gated = True
+        in_flight = bench.issue("u0")
+        await bench.turn()
+        in_line = [bench.issue(f"u{n}") for n in range(1, 6)]
+        with pytest.raises(Overloaded) as overloaded:
+            bench.issue("u6")
+        assert overloaded.value.retry_after_s > 0
+        bench.journal.gated = False
+        bench.journal.appending[0][1].set_result(None)
+        for heard in [in_flight, *in_line]:
+            assert isinstance(await heard, Issued)
+        await bench.end()
+
+    run(main)
+
+
+def test_an_entry_never_exceeds_its_bound() -> None:
+    """However large the calls, a round stops before its entry would be too long."""
+
+    async def main() -> None:
+        bench = Bench(entry_bytes_max=20 * 1024)
+        await bench.create(1_000)
+        bench.journal.gated = True
+        first = bench.issue("u")
+        await bench.turn()
+        heard = [bench.send(IssueCoupon("c", f"{n:03}" + "가" * 40, "r" * 128)) for n in range(300)]
+        bench.journal.gated = False
+        bench.journal.appending[0][1].set_result(None)
+        await first
+        for one in heard:
+            assert isinstance(await one, Issued)
+        assert max(map(len, bench.journal.entries)) <= 20 * 1024
+        assert len(bench.journal.entries) > 3
+        await bench.end()
+
+    run(main)
+
+
+def test_the_owner_starts_a_campaign_itself() -> None:
+    """Nobody asks, and yet the start is journaled when it comes, and watchers hear of it."""
+
+    async def main() -> None:
+        bench = Bench()
+        start_us = bench.clock.wall_us() + 50_000
+        await bench.create(10, start_us)
+        assert reason(await bench.issue("early")) is Reason.NOT_STARTED
+        with bench.shard.watchers.subscribe("c") as news:
+            campaign = await news.next()
+        assert campaign is not None
+        assert campaign.state is State.ACTIVE
+        assert campaign.activate_us is not None
+        assert campaign.activate_us >= start_us
+        await bench.end()
+
+    run(main)
+
+
+def test_watchers_hear_of_durable_states_only_and_of_the_latest() -> None:
+    """A state is published after its entry is durable; a slow watcher sees the last one."""
+
+    async def main() -> None:
+        bench = Bench()
+        await bench.create(10)
+        with bench.shard.watchers.subscribe("c") as news:
+            bench.journal.gated = True
+            pause = bench.send(PauseCampaign("c", "p", None))
+            await bench.turn()
+            nothing_yet = asyncio.ensure_future(news.next())
+            await bench.turn()
+            assert not nothing_yet.done()
+            bench.journal.appending[0][1].set_result(None)
+            await pause
+            campaign = await nothing_yet
+            assert campaign is not None
+            assert campaign.state is State.PAUSED
+            await bench.end()
+            assert await news.next() is None, "the watcher has to ask the next owner"
+
+    run(main)
+
+
+def test_a_clock_that_steps_ends_the_loop() -> None:
+    """A step of the wall clock yields the shard before anything is decided with it."""
+
+    async def main() -> None:
+        bench = Bench()
+        await bench.create(10)
+        bench.clock.step_us = 3_600_000_000
+        assert await bench.issue("u1") is Outcome.NOT_OWNER
+        assert await bench.running is End.CLOCK_STEPPED
+        assert bench.journal.position == 1
+
+    run(main)
+
+
+def test_a_replay_of_the_journal_is_the_memory() -> None:
+    """What the next owner replays shows every coupon that was answered."""
+
+    async def main() -> None:
+        bench = Bench()
+        await bench.create(500)
+        answers = [await heard for heard in [bench.issue(f"u{n}") for n in range(300)]]
+        before = await bench.call(GetCampaign("c", 0, 1_000))
+        await bench.end()
+        ledger = Ledger(SHARD, CodeCodec({0: b"k" * 32}))
+        replayer = Replayer(ledger)
+        for entry in bench.journal.entries:
+            replayer.feed(entry)
+        ledger.committed()
+        page = ledger.handle(GetCampaign("c", 0, 1_000), NOW_US).answer
+        assert page == before
+        assert isinstance(page, CampaignPage)
+        assert list(page.coupons) == [a.coupon for a in answers if isinstance(a, Issued)]
+        assert len(page.coupons) == 300
+
+    run(main)
