@@ -4,7 +4,7 @@
 retries, waits or remembers: that is `cluster.session`'s.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,11 +15,22 @@ class EtcdUnavailable(Exception):
     """No answer: not sent, sent and lost, or answered too late. What a Txn or a lease call did is unknown."""
 
 
+LEASE_NOT_FOUND = "etcdserver: requested lease not found"
+REQUEST_TOO_LARGE = "etcdserver: request is too large"
+TOO_MANY_OPERATIONS = "etcdserver: too many operations in txn request"
+DUPLICATE_KEY = "etcdserver: duplicate key given in txn request"
+ANSWER_TOO_LARGE = "the answer is larger than this client receives"
+"""To a Get: it has to ask for less at a time."""
+TOO_MANY_REQUESTS = "etcdserver: too many requests"
+"""etcd is busy. The only refusal that passes by itself."""
+
+
 class EtcdRefused(Exception):
     """A definite no: nothing was written. `reason` is etcd's own text.
 
-    Only what is known to be definite: lease not found, request too large, no space (quota), too many requests, too many
-    operations, auth. Everything else is EtcdUnavailable.
+    Only what is known to be definite: lease not found, request too large, too many operations, duplicate key, too many
+    requests, auth; for a Get also an answer that is too large. Everything else is EtcdUnavailable, "database space
+    exceeded" too: the request that first crosses the quota is applied *and* answered so (etcd's `quotaApplierV3`).
     """
 
     def __init__(self, reason: str) -> None:
@@ -28,7 +39,7 @@ class EtcdRefused(Exception):
 
 
 class Compacted(Exception):
-    """The watch asked for revisions that are compacted away: list again."""
+    """A watch, or a Get at a revision, asked for what is compacted away: list again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +61,8 @@ class Get:
     limit: int = 0
     """At most so many keys; 0: all. Answers over 4 MiB fail: page."""
     keys_only: bool = False
+    revision: Revision = Revision(0)
+    """What stood at this revision; 0: now. Compacted if it is compacted away. Not inside a Txn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +115,7 @@ class RangeResult:
     more: bool
     """Keys were left off by `limit`."""
     revision: Revision
-    """The store's revision when it was read."""
+    """The store's revision when it was read (that of now, also when the Get asked for an older one)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,12 +170,17 @@ class EtcdRpc(Protocol):
 
     async def lease_revoke(self, lease_id: LeaseId) -> None: ...
 
-    def keep_alive(self, lease_ids: AsyncIterator[LeaseId]) -> AsyncIterator[Lease]:
-        """One stream: for each id that the iterator yields, one answer in order; ttl_s 0: there is no such lease."""
+    def keep_alive(self, lease_ids: AsyncIterator[LeaseId]) -> AsyncGenerator[Lease, None]:
+        """One stream: for each id that the iterator yields, one answer in order; ttl_s 0: there is no such lease.
+
+        It ends when the iterator does. Closing the generator (`aclose`) ends the stream.
+        """
         ...
 
-    def watch(self, key: str, end: str | None, start: Revision) -> AsyncIterator[WatchBatch]:
+    def watch(self, key: str, end: str | None, start: Revision) -> AsyncGenerator[WatchBatch, None]:
         """Events of [key, end) (or of one key) from revision `start` on, whole revisions only, never a gap.
+
+        It ends only by raising, or when the generator is closed (`aclose`).
 
         Raises:
             Compacted: `start` is compacted.

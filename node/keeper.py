@@ -20,7 +20,7 @@ from cluster.types import Epoch, Incarnation, Revision, ShardId
 from node.commands import Reason, Refused
 from node.entries import Header, MalformedEntry, UnknownFormat
 from node.events import LedgerViolation
-from node.journal.base import CorruptJournal, Fenced, Journal
+from node.journal.base import CorruptJournal, Fenced, Journal, OutcomeUnknown
 from node.ledger import Ledger
 from node.replay import Replayer
 from node.shard import Call, Outcome, Overloaded, Shard
@@ -136,8 +136,8 @@ class Keeper:
     async def _hold(self, held: HeldShard) -> None:
         try:
             await self._open_and_serve(held)
-        except Fenced:
-            log.info("open_fenced", shard=held.id, epoch=held.epoch.revision)
+        except (Fenced, OutcomeUnknown) as error:  # of the open; the loop tells its own end
+            log.info("open_failed", shard=held.id, epoch=held.epoch.revision, why=str(error))
 
     def _closed(self, held: HeldShard) -> None:
         for call in held.waiting:

@@ -90,26 +90,14 @@ class EtcdJournal:
         self._check_unused(shard, epoch)
         reader = _Replay(self._keys, shard, replay)
         try:
-            while True:
-                at_end = await self._client.read(
-                    Txn(
-                        (),
-                        (
-                            Get(reader.start, prefix_end(self._keys.journal(shard)), self._page_entries),
-                            *_epoch_gets(self._keys, shard),
-                        ),
-                    )
-                )
-                page, owner, incarnation = at_end.ranges
-                if not self._stands(epoch, owner, incarnation):
-                    raise Fenced(f"shard {shard}: epoch {epoch} no longer stood at position {reader.position}")
-                await reader.take(page)
-                if len(page) < self._page_entries:
-                    break
-                for page in await self._pages_ahead(shard, reader.position):
-                    await reader.take(page)
-                    if len(page) < self._page_entries:
-                        break
+            try:
+                await self._replay(shard, epoch, reader)
+            except CorruptJournal:
+                # Pages read before and after a restore do not fit together, and that is nobody's corruption: the epoch
+                # is gone with the incarnation.
+                if self._stands(epoch, *(await self._client.read(Txn((), _epoch_gets(self._keys, shard)))).ranges):
+                    raise
+                raise Fenced(f"shard {shard}: epoch {epoch} is gone, and what was read does not fit") from None
         except RevisionWentBack as went_back:
             raise Fenced(f"shard {shard}: etcd was restored while it was replayed") from went_back
         except EtcdRefused as refused:
@@ -117,6 +105,21 @@ class EtcdJournal:
         self._check_unused(shard, epoch)
         self._opened[shard] = epoch
         return self._writer(shard, epoch, reader.position, reader.last_revision)
+
+    async def _replay(self, shard: ShardId, epoch: Epoch, reader: "_Replay") -> None:
+        while True:
+            entries = Get(reader.start, prefix_end(self._keys.journal(shard)), self._page_entries)
+            at_end = await self._client.read(Txn((), (entries, *_epoch_gets(self._keys, shard))))
+            page, owner, incarnation = at_end.ranges
+            if not self._stands(epoch, owner, incarnation):
+                raise Fenced(f"shard {shard}: epoch {epoch} no longer stood at position {reader.position}")
+            await reader.take(page)
+            if len(page) < self._page_entries:
+                return
+            for page in await self._pages_ahead(shard, reader.position):
+                await reader.take(page)
+                if len(page) < self._page_entries:
+                    break
 
     def _check_unused(self, shard: ShardId, epoch: Epoch) -> None:
         if shard in self._opened and epoch <= self._opened[shard]:

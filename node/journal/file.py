@@ -9,14 +9,14 @@ Never deletes, shortens or rewrites anything, and never writes a segment again a
 """
 
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from cluster.types import Epoch, ShardId
 from node.journal.base import AppendRefused, Fenced, OutcomeUnknown
 from node.journal.disk import Disk, DiskFile
-from node.journal.frames import PAYLOAD_BYTES_MAX, SegmentId, encode_frame, encode_seal, epoch_of_name
+from node.journal.frames import PAYLOAD_BYTES_MAX, SegmentId, encode_frame, encode_seal, epoch_of_name, shard_directory
 from node.journal.segments import ShardDirectory, replay_segments
 
 ENTRY_BYTES_MAX = 1024 * 1024
@@ -44,7 +44,7 @@ class FileJournal:
         return self._entry_bytes_max
 
     async def open(self, shard: ShardId, epoch: Epoch, replay: Callable[[bytes], None]) -> "FileShardJournal":
-        directory = ShardDirectory(self._disk, self._root, shard)
+        directory = ShardDirectory(self._disk, shard, self._root / shard_directory(shard))
         segment = SegmentId(shard, epoch)
         try:
             file = await self._create(directory, segment)
@@ -76,15 +76,20 @@ class FileJournal:
     async def _take_over(
         self, directory: ShardDirectory, segment: SegmentId, file: DiskFile, replay: Callable[[bytes], None]
     ) -> "FileShardJournal":
-        await require_highest(directory, segment)
-        seal = await replay_segments(directory, segment.epoch, replay)
+        names = await self._disk.list_directory(directory.path)
+        require_highest(directory, segment, names)
+        epochs = (epoch_of_name(name) for name in names)
+        seal = await replay_segments(
+            directory, sorted(e for e in epochs if e is not None and e < segment.epoch), replay
+        )
         frame = encode_seal(segment, seal)
         await _write_whole(file, frame)
         await file.sync()
         # Without this look two owners could open at the same time, the lower one having read less than the higher: the
         # journal would not begin with what the lower one answers from.
-        await require_highest(directory, segment)
+        require_highest(directory, segment, await self._disk.list_directory(directory.path))
         return FileShardJournal(
+            self._disk,
             directory,
             segment,
             file,
@@ -99,6 +104,7 @@ class FileShardJournal:
 
     def __init__(
         self,
+        disk: Disk,
         directory: ShardDirectory,
         segment: SegmentId,
         file: DiskFile,
@@ -107,6 +113,7 @@ class FileShardJournal:
         position: int,
         entry_bytes_max: int,
     ) -> None:
+        self._disk = disk
         self._directory = directory
         self._segment = segment
         self._file = file
@@ -140,7 +147,7 @@ class FileShardJournal:
                 await self._file.sync()
                 # After the sync, not before: whoever opens after this look finds the entry, and whoever's segment was
                 # there before it may have read without it.
-                await require_highest(self._directory, self._segment)
+                await self._look()
             except OSError as error:
                 raise OutcomeUnknown(f"{self._path}: {error}") from error
             self._offset += len(frame)
@@ -149,7 +156,7 @@ class FileShardJournal:
     async def barrier(self) -> None:
         with self._finished_unless_it_returns():
             try:
-                await require_highest(self._directory, self._segment)
+                await self._look()
             except OSError as error:
                 raise Fenced(f"{self._path}: cannot see whether a higher epoch is there: {error}") from error
 
@@ -158,6 +165,9 @@ class FileShardJournal:
             self._closed = True
             self._finished = True
             self._file.close()
+
+    async def _look(self) -> None:
+        require_highest(self._directory, self._segment, await self._disk.list_directory(self._directory.path))
 
     @property
     def _path(self) -> Path:
@@ -179,15 +189,17 @@ class FileShardJournal:
             self._busy = False
 
 
-async def require_highest(directory: ShardDirectory, segment: SegmentId) -> None:
-    """Raises Fenced unless the directory lists the segment and none of a higher epoch."""
-    names = await directory.disk.list_directory(directory.path)
-    if segment.name not in names:
-        raise Fenced(f"{directory.path_of(segment)}: somebody has removed it")
-    # Names sort as epochs do. Every append comes here, and old segments are many.
+def require_highest(directory: ShardDirectory, segment: SegmentId, names: Iterable[str]) -> None:
+    """Raises Fenced unless the segment is among `names` and none of a higher epoch."""
+    found = False
     for name in names:
-        if name > segment.name and epoch_of_name(name) is not None:
+        if name == segment.name:
+            found = True
+        # Names sort as epochs do. Every append comes here, and old segments may be many.
+        elif name > segment.name and epoch_of_name(name) is not None:
             raise Fenced(f"{directory.path_of(segment)}: {name} is there")
+    if not found:
+        raise Fenced(f"{directory.path_of(segment)}: somebody has removed it")
 
 
 async def _write_whole(file: DiskFile, frame: bytes) -> None:

@@ -22,11 +22,9 @@ from node.journal.frames import (
     SealedSegment,
     SegmentId,
     decode_seal,
-    epoch_of_name,
     frame_within,
     frames,
     place_of_seal,
-    shard_directory,
 )
 
 log = structlog.get_logger()
@@ -47,27 +45,18 @@ class ShardDirectory:
     """Where a shard's segments are."""
 
     disk: Disk
-    root: Path
     shard: ShardId
-
-    @property
-    def path(self) -> Path:
-        return self.root / shard_directory(self.shard)
+    path: Path
 
     def path_of(self, segment: SegmentId) -> Path:
         return self.path / segment.name
 
-    async def epochs_below(self, epoch: Epoch) -> list[Epoch]:
-        """Of the segments there are, lowest first."""
-        names = await self.disk.list_directory(self.path)
-        return sorted(lower for name in names if (lower := epoch_of_name(name)) is not None and lower < epoch)
 
-
-async def replay_segments(directory: ShardDirectory, below: Epoch, replay: Replay) -> Seal:
+async def replay_segments(directory: ShardDirectory, epochs: Sequence[Epoch], replay: Replay) -> Seal:
     """Hand `replay` every entry that is in the journal, oldest first, having made sure that it is durable.
 
     Args:
-        below: looks at the segments of lower epochs. They acknowledge nothing any more: this one's name is durable.
+        epochs: of the segments to look at, lowest first. They acknowledge nothing any more.
 
     Returns:
         The seal that says that these entries, and no others, are in the journal.
@@ -75,7 +64,6 @@ async def replay_segments(directory: ShardDirectory, below: Epoch, replay: Repla
     Raises:
         CorruptJournal, OSError.
     """
-    epochs = await directory.epochs_below(below)
     # Highest first: whoever wrote a seal has read the lower segments before, so a lower segment that is read after a
     # seal holds all that the seal promises.
     for epoch in reversed(epochs):

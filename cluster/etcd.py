@@ -1,0 +1,308 @@
+"""etcd's RPCs over gRPC: one endpoint, plain values in and out. The only module that knows the package etcd3aio.
+
+Only its stubs and messages are used, never its calls: those retry by themselves, a Txn too. Every RPC here is sent
+once, has no timeout of its own, and is released when the task that waits for it is cancelled. Choosing endpoints,
+repeating, resuming a watch and counting a lease's time are done elsewhere: see `cluster.session`.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+# etcd3aio puts a folder with its own copies of google.api first in sys.path. Loaded before it, the real ones stay.
+import google.api.annotations_pb2  # type: ignore[import-untyped]  # the package has no types
+import google.api.http_pb2  # type: ignore[import-untyped]  # the package has no types
+import google.rpc.error_details_pb2  # noqa: F401
+import grpc
+import grpc.aio
+from etcd3aio import _protobuf as pb
+
+from cluster.kv import (
+    ANSWER_TOO_LARGE,
+    DUPLICATE_KEY,
+    LEASE_NOT_FOUND,
+    REQUEST_TOO_LARGE,
+    TOO_MANY_OPERATIONS,
+    TOO_MANY_REQUESTS,
+    Compacted,
+    Delete,
+    EtcdRefused,
+    EtcdUnavailable,
+    Event,
+    Get,
+    Guard,
+    KeyValue,
+    Lease,
+    ModRevisionIs,
+    Op,
+    Put,
+    RangeResult,
+    Txn,
+    TxnResult,
+    ValueIs,
+    WatchBatch,
+)
+from cluster.types import LeaseId, Revision
+
+RECEIVE_BYTES_MAX = 16 << 20
+"""Of one message. No caller needs more than 4 MiB; the rest is room for etcd's own overhead."""
+
+CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.enable_retries", 0),  # a library that repeats a Txn makes its outcome unknowable
+    ("grpc.max_receive_message_length", RECEIVE_BYTES_MAX),
+    # etcd closes a connection that is pinged more often than every 5 s, or at all while no call is open. What has to be
+    # noticed faster, the session notices by asking.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 2_000),
+    ("grpc.keepalive_permit_without_calls", 0),
+    ("grpc.http2.max_pings_without_data", 0),
+    # An endpoint that comes back is noticed soon: gRPC's own pauses grow to two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1_000),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.dns_min_time_between_resolutions_ms", 1_000),
+    ("grpc.use_local_subchannel_pool", 1),  # one connection for each object, with a fate of its own
+    ("grpc.enable_http_proxy", 0),
+)
+
+REFUSALS = frozenset(
+    {
+        LEASE_NOT_FOUND,
+        REQUEST_TOO_LARGE,
+        TOO_MANY_OPERATIONS,
+        DUPLICATE_KEY,
+        TOO_MANY_REQUESTS,
+        "etcdserver: permission denied",
+        "etcdserver: invalid auth token",
+        "etcdserver: user name is empty",
+    }
+)
+"""The answers that etcd gives only where it has written nothing."""
+
+REQUEST_OVER_GRPC_LIMIT = "grpc: received message larger than max"
+"""How etcd's gRPC server, before etcd sees it, refuses a request beyond etcd's own limit plus 512 KiB."""
+
+ANSWER_OVER_GRPC_LIMIT = "CLIENT: Received message larger than max"
+
+UNREADABLE_REVISIONS = frozenset(
+    {
+        "etcdserver: mvcc: required revision has been compacted",
+        # A listing that began before this etcd was restored from a snapshot.
+        "etcdserver: mvcc: required revision is a future revision",
+    }
+)
+
+REQUIRE_LEADER = (("hasleader", "true"),)
+"""A stream's metadata: a member that has lost its leader ends the stream instead of staying silent."""
+
+
+@dataclass(frozen=True, slots=True)
+class EtcdTls:
+    """PEM. `cert` and `key`: this client's own, for mutual TLS."""
+
+    ca: bytes
+    cert: bytes | None = None
+    key: bytes | None = None
+
+
+class GrpcEtcd:
+    """`cluster.kv.EtcdRpc` for one endpoint. To be made inside the event loop that uses it; connects when needed."""
+
+    def __init__(self, endpoint: str, tls: EtcdTls | None = None) -> None:
+        """`endpoint`: HOST:PORT."""
+        self.endpoint = endpoint
+        if tls is None:
+            self._channel = grpc.aio.insecure_channel(endpoint, options=CHANNEL_OPTIONS)
+        else:
+            credentials = grpc.ssl_channel_credentials(tls.ca, tls.key, tls.cert)
+            self._channel = grpc.aio.secure_channel(endpoint, credentials, options=CHANNEL_OPTIONS)
+        self._kv = pb.KVStub(self._channel)
+        self._lease = pb.LeaseStub(self._channel)
+        self._watch = pb.WatchStub(self._channel)
+
+    async def get(self, get: Get) -> RangeResult:
+        try:
+            answer = await _answer(self._kv.Range(_range_request(get)))
+        except EtcdUnavailable as error:
+            if ANSWER_OVER_GRPC_LIMIT in str(error):
+                raise EtcdRefused(ANSWER_TOO_LARGE) from error  # asking again would bring the same
+            raise
+        return RangeResult(_key_values(answer.kvs), answer.more, Revision(answer.header.revision))
+
+    async def txn(self, txn: Txn) -> TxnResult:
+        request = pb.TxnRequest(
+            compare=[_compare(guard) for guard in txn.guards],
+            success=[_request_op(op) for op in txn.then],
+            failure=[_request_op(op) for op in txn.otherwise],
+        )
+        answer = await _answer(self._kv.Txn(request))
+        ranges = tuple(_key_values(response.response_range.kvs) for response in answer.responses)
+        return TxnResult(answer.succeeded, Revision(answer.header.revision), ranges)
+
+    async def lease_grant(self, ttl_s: int) -> Lease:
+        answer = await _answer(self._lease.LeaseGrant(pb.LeaseGrantRequest(TTL=ttl_s)))
+        return Lease(LeaseId(answer.ID), answer.TTL)
+
+    async def lease_revoke(self, lease_id: LeaseId) -> None:
+        await _answer(self._lease.LeaseRevoke(pb.LeaseRevokeRequest(ID=lease_id)))
+
+    async def keep_alive(self, lease_ids: AsyncIterator[LeaseId]) -> AsyncGenerator[Lease, None]:
+        call = self._lease.LeaseKeepAlive(metadata=REQUIRE_LEADER)
+        try:
+            async for lease_id in lease_ids:
+                with _translated():
+                    await call.write(pb.LeaseKeepAliveRequest(ID=lease_id))
+                    answer = await _read(call)
+                yield Lease(LeaseId(answer.ID), answer.TTL)
+        finally:
+            call.cancel()
+
+    async def watch(self, key: str, end: str | None, start: Revision) -> AsyncGenerator[WatchBatch, None]:
+        request = pb.WatchCreateRequest(
+            key=key.encode(),
+            range_end=_range_end(end),
+            start_revision=start,
+            progress_notify=True,
+            fragment=True,
+        )
+        call = self._watch.Watch(metadata=REQUIRE_LEADER)
+        fragments = Fragments()
+        try:
+            with _translated():
+                await call.write(pb.WatchRequest(create_request=request))
+            while True:
+                with _translated():
+                    response = await _read(call)
+                if response.compact_revision:
+                    raise Compacted(f"compacted up to revision {response.compact_revision}")
+                if response.canceled:
+                    raise EtcdUnavailable(f"etcd ended the watch: {response.cancel_reason}")
+                if response.created:
+                    continue
+                if response.events:
+                    events = fragments.join([_event(event) for event in response.events], more=response.fragment)
+                    if events:
+                        yield WatchBatch(events, events[-1].kv.mod_revision)
+                elif not fragments.waiting:
+                    # Only etcd's periodic notices come here. Those that a client asks for are not to be trusted before
+                    # 3.4.25 and 3.5.8: they overtake events.
+                    yield WatchBatch((), Revision(response.header.revision))
+        finally:
+            call.cancel()
+
+    async def close(self) -> None:
+        """To be called when nobody waits for an answer any more: gRPC does not wake whoever still does."""
+        await self._channel.close(None)
+
+
+class Fragments:
+    """Joins the parts into which etcd cuts large watch responses. Gives out whole revisions, as soon as they are."""
+
+    def __init__(self) -> None:
+        self._events: list[Event] = []
+
+    @property
+    def waiting(self) -> bool:
+        """A revision has begun and not ended."""
+        return bool(self._events)
+
+    def join(self, events: Sequence[Event], *, more: bool) -> tuple[Event, ...]:
+        """`more`: further parts of the same response follow, so that the last revision may be unfinished."""
+        self._events += events
+        whole = len(self._events)
+        if more:
+            last = self._events[-1].kv.mod_revision
+            while whole and self._events[whole - 1].kv.mod_revision == last:
+                whole -= 1
+        ready = tuple(self._events[:whole])
+        del self._events[:whole]
+        return ready
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Turns gRPC's errors into those of `cluster.kv`."""
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        raise _meaning(error.code(), error.details() or "") from error
+    except asyncio.InvalidStateError as error:
+        raise EtcdUnavailable("the stream had ended") from error
+
+
+async def _answer(call: Awaitable[Any]) -> Any:
+    with _translated():
+        return await call
+
+
+async def _read(call: Any) -> Any:
+    response = await call.read()
+    if response is grpc.aio.EOF:  # type: ignore[attr-defined]  # the stubs do not have it
+        raise EtcdUnavailable("etcd ended the stream")
+    return response
+
+
+def _meaning(code: grpc.StatusCode, details: str) -> Exception:
+    if details in UNREADABLE_REVISIONS:
+        return Compacted(details)
+    if details in REFUSALS:
+        return EtcdRefused(details)
+    if details.startswith(REQUEST_OVER_GRPC_LIMIT):
+        return EtcdRefused(REQUEST_TOO_LARGE)
+    return EtcdUnavailable(f"{code.name}: {details}")
+
+
+def _range_end(end: str | None) -> bytes:
+    return b"" if end is None else end.encode()
+
+
+def _range_request(get: Get) -> Any:
+    return pb.RangeRequest(
+        key=get.key.encode(),
+        range_end=_range_end(get.end),
+        limit=get.limit,
+        keys_only=get.keys_only,
+        revision=get.revision,
+    )
+
+
+def _compare(guard: Guard) -> Any:
+    match guard:
+        case ModRevisionIs(key, revision):
+            return pb.Compare(
+                result=pb.Compare.EQUAL, target=pb.Compare.MOD, key=key.encode(), mod_revision=int(revision)
+            )
+        case ValueIs(key, value):
+            return pb.Compare(result=pb.Compare.EQUAL, target=pb.Compare.VALUE, key=key.encode(), value=value)
+        case _:
+            assert_never(guard)
+
+
+def _request_op(op: Op) -> Any:
+    match op:
+        case Get():
+            assert op.revision == 0, "a Txn reads what stands now"
+            return pb.RequestOp(request_range=_range_request(op))
+        case Put(key, value, lease_id):
+            return pb.RequestOp(request_put=pb.PutRequest(key=key.encode(), value=value, lease=lease_id))
+        case Delete(key, end):
+            request = pb.DeleteRangeRequest(key=key.encode(), range_end=_range_end(end))
+            return pb.RequestOp(request_delete_range=request)
+        case _:
+            assert_never(op)
+
+
+def _key_value(kv: Any) -> KeyValue:
+    return KeyValue(
+        kv.key.decode(), kv.value, Revision(kv.create_revision), Revision(kv.mod_revision), LeaseId(kv.lease)
+    )
+
+
+def _key_values(kvs: Any) -> tuple[KeyValue, ...]:
+    return tuple(map(_key_value, kvs))
+
+
+def _event(event: Any) -> Event:
+    return Event(_key_value(event.kv), deleted=event.type == event.DELETE)

@@ -1,0 +1,142 @@
+"""A Txn that arrives when nobody expects it any more: held back by a proxy, then let through to a real etcd."""
+
+import asyncio
+import random
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import grpc.aio
+import pytest
+
+from cluster.etcd import GrpcEtcd
+from cluster.kv import Get, prefix_end
+from cluster.session import EtcdClient
+from node.commands import CampaignPage, CreateCampaign, GetCampaign, IssueCoupon, Issued
+from ops.layout import plan_layout
+from tests.cluster.stale import SHARD, World
+from tests.cluster.support import run, running
+from tests.support.etcd_server import running_etcd
+from tests.support.proxy import Proxy, running_proxy
+
+
+async def until(happened: Callable[[], bool]) -> None:
+    while not happened():
+        await asyncio.sleep(0.001)
+
+
+def test_a_txn_that_lands_after_a_read_found_nothing_is_not_doubled(tmp_path: Path) -> None:
+    """The owner's append is held back; its caller gives up; the read-back finds the position free; *then* the append
+    lands, before the same entry that was sent again. The coupon exists once, the caller's repetition gets it, and the
+    next entry follows without a gap."""
+
+    async def main() -> None:
+        async with AsyncExitStack() as stack:
+            (server,) = stack.enter_context(running_etcd(tmp_path))
+            first, second = [await stack.enter_async_context(running_proxy(server.port)) for _ in range(2)]
+            etcd = EtcdClient([first.endpoint, second.endpoint], GrpcEtcd, rng=random.Random(0))
+            stack.push_async_callback(etcd.close)
+            observer = EtcdClient([server.endpoint], GrpcEtcd, rng=random.Random(0))
+            stack.push_async_callback(observer.close)
+            world = World(etcd, "etcd", tmp_path)
+            entries = Get(world.keys.journal(SHARD), prefix_end(world.keys.journal(SHARD)))
+
+            owner = await world.own("owner")
+            await owner.call(CreateCampaign("launch", "런칭", 10, 1, None, None))
+            before = len((await observer.get(entries)).kvs)
+
+            first.up.hold()
+            came = first.up.came_bytes
+            issue = asyncio.create_task(owner.call(IssueCoupon("launch", "u1", "r1")))
+            await until(lambda: first.up.came_bytes > came)
+            first.up.drop()  # what the owner says on giving up must not reach etcd before the Txn does
+            # The read-back goes by the second proxy. Hold its answer, and then whatever the owner does because of it.
+            second.down.hold()
+            await until(lambda: second.down.came_bytes > 0)
+            await asyncio.sleep(0.1)  # the answer, not only the greeting of a new connection
+            second.up.hold()
+            assert len((await observer.get(entries)).kvs) == before, "a linearizable read finds nothing"
+            resent = second.up.came_bytes
+            second.down.release()
+            await until(lambda: second.up.came_bytes > resent + 100)
+            assert len((await observer.get(entries)).kvs) == before
+
+            first.up.release()
+            async with asyncio.timeout(10):
+                while len((await observer.get(entries)).kvs) == before:
+                    await asyncio.sleep(0.005)
+            assert not issue.done(), "the owner cannot know yet"
+            second.up.release()
+            granted = await issue
+            assert isinstance(granted, Issued)
+            assert len((await observer.get(entries)).kvs) == before + 1, "once"
+
+            again = await owner.call(IssueCoupon("launch", "u1", "r1"))
+            assert isinstance(again, Issued)
+            assert again.coupon == granted.coupon
+            assert again.already_issued
+            following = await owner.call(IssueCoupon("launch", "u2", "r2"))
+            assert isinstance(following, Issued)
+            assert following.coupon.sequence == 2
+
+            successor = await world.own("successor")
+            page = await successor.call(GetCampaign("launch", 0, 10))
+            assert isinstance(page, CampaignPage)
+            assert page.coupons == (granted.coupon, following.coupon)
+            for each in (owner, successor):
+                each.shard.drain()
+
+    run(main)
+
+
+async def _held_issue(proxy: Proxy, issue: Callable[[], "asyncio.Task[object]"]) -> "asyncio.Task[object]":
+    """Make a call whose Txn stays in the proxy, and lose what its owner says on giving up."""
+    proxy.up.hold()
+    came = proxy.up.came_bytes
+    call = issue()
+    await until(lambda: proxy.up.came_bytes > came + 200)
+    proxy.up.drop()
+    return call
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("owner_dies", [False, True], ids=["owner lives", "owner dies"])
+def test_a_txn_that_outlives_its_caller_or_its_owner(tmp_path: Path, owner_dies: bool) -> None:
+    """In a real cluster: the Txn is still under way when the caller has given up, and the same entry, or another
+    owner's, has been written meanwhile. When it arrives at last, nothing is doubled and nothing is lost."""
+
+    async def main() -> None:
+        layout = plan_layout(
+            tmp_path, journal="etcd", shards=8, nodes=3, routers=1, etcd_members=1, port=0, rng=random.Random()
+        )
+        layout.save(tmp_path)
+        async with AsyncExitStack() as stack:
+            slow, quick = [await stack.enter_async_context(running_proxy(layout.etcd[0].port)) for _ in range(2)]
+            node_env = {"SEONCHAK_ETCD_ENDPOINTS": f"{slow.endpoint},{quick.endpoint}"}
+            cluster = await stack.enter_async_context(running(tmp_path, "etcd", node_env=node_env))
+            assert cluster.processes.layout.etcd[0].port == layout.etcd[0].port
+            await cluster.create("launch", 20)
+            for number in range(5):
+                await cluster.issue("launch", f"early-{number}")
+            before = await cluster.owner("launch")
+
+            call = await _held_issue(
+                slow, lambda: asyncio.create_task(cluster.issue("launch", "patient", timeout_s=0.4))
+            )
+            with pytest.raises(grpc.aio.AioRpcError) as gave_up:
+                await call
+            assert gave_up.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            if owner_dies:
+                await cluster.processes.kill_node(before.node)
+                await cluster.next_owner("launch", before)
+            coupon = (await cluster.issue("launch", "patient")).coupon
+
+            answered = slow.down.came_bytes
+            slow.up.release()
+            await until(lambda: slow.down.came_bytes > answered)
+            assert (await cluster.issue("launch", "patient")).coupon == coupon
+            for number in range(14):
+                await cluster.issue("launch", f"late-{number}")
+            await cluster.check_exact("launch", 20)
+
+    run(main)

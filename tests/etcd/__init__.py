@@ -1,0 +1,1 @@
+"""The client side of etcd, against a real etcd."""

@@ -1,0 +1,1 @@
+"""Helpers that start and disturb what the tests run against."""
