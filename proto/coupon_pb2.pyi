@@ -31,6 +31,8 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     NO_OWNER: _ClassVar[ErrorReason]
     OUTCOME_UNKNOWN: _ClassVar[ErrorReason]
     CORRUPT_JOURNAL: _ClassVar[ErrorReason]
+    NOT_IN_TIME: _ClassVar[ErrorReason]
+    ROUTER_STOPPING: _ClassVar[ErrorReason]
 ERROR_REASON_UNSPECIFIED: ErrorReason
 NOT_STARTED: ErrorReason
 SOLD_OUT: ErrorReason
@@ -48,6 +50,8 @@ OVERLOADED: ErrorReason
 NO_OWNER: ErrorReason
 OUTCOME_UNKNOWN: ErrorReason
 CORRUPT_JOURNAL: ErrorReason
+NOT_IN_TIME: ErrorReason
+ROUTER_STOPPING: ErrorReason
 
 class Campaign(_message.Message):
     __slots__ = ("campaign_id", "name", "total", "issued", "per_user_limit", "start_time", "end_time", "state", "etag", "create_time", "activate_time", "complete_time")

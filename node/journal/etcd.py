@@ -104,7 +104,16 @@ class EtcdJournal:
             raise OutcomeUnknown(f"shard {shard}: cannot be read: {refused.reason}") from refused
         self._check_unused(shard, epoch)
         self._opened[shard] = epoch
-        return self._writer(shard, epoch, reader.position, reader.last_revision)
+        return EtcdShardJournal(
+            self._client,
+            self._keys,
+            shard,
+            epoch,
+            position=reader.position,
+            last_revision=reader.last_revision,
+            rng=self._rng,
+            entry_bytes_max=self._entry_bytes_max,
+        )
 
     async def _replay(self, shard: ShardId, epoch: Epoch, reader: "_Replay") -> None:
         while True:
@@ -118,18 +127,16 @@ class EtcdJournal:
                 return
             for page in await self._pages_ahead(shard, reader.position):
                 await reader.take(page)
-                if len(page) < self._page_entries:
-                    break
 
     def _check_unused(self, shard: ShardId, epoch: Epoch) -> None:
         if shard in self._opened and epoch <= self._opened[shard]:
             raise Fenced(f"shard {shard}: epoch {epoch} was used for an open before")
 
     async def _pages_ahead(self, shard: ShardId, position: int) -> list[tuple[KeyValue, ...]]:
-        """The next pages, oldest first. Their ranges are known beforehand, since positions have no gaps.
+        """The next pages, oldest first; () for those beyond the end.
 
-        They are read at different revisions, so an entry may be in a later page whose predecessor the page before did
-        not find yet: only the pages up to the first that is not full mean anything.
+        Their ranges are known beforehand, since positions have no gaps. They are read at different moments, which does
+        no harm: while the epoch stands nobody else can append, and whether it stands is read after them.
         """
         try:
             async with asyncio.TaskGroup() as group:
@@ -151,18 +158,6 @@ class EtcdJournal:
 
     def _stands(self, epoch: Epoch, owner: tuple[KeyValue, ...], incarnation: tuple[KeyValue, ...]) -> bool:
         return _epoch_stands(epoch, owner, incarnation)
-
-    def _writer(self, shard: ShardId, epoch: Epoch, position: int, last_revision: Revision) -> "EtcdShardJournal":
-        return EtcdShardJournal(
-            self._client,
-            self._keys,
-            shard,
-            epoch,
-            position=position,
-            last_revision=last_revision,
-            rng=self._rng,
-            entry_bytes_max=self._entry_bytes_max,
-        )
 
 
 class EtcdShardJournal:

@@ -76,20 +76,17 @@ class FileJournal:
     async def _take_over(
         self, directory: ShardDirectory, segment: SegmentId, file: DiskFile, replay: Callable[[bytes], None]
     ) -> "FileShardJournal":
-        names = await self._disk.list_directory(directory.path)
+        names = await directory.names()
         require_highest(directory, segment, names)
-        epochs = (epoch_of_name(name) for name in names)
-        seal = await replay_segments(
-            directory, sorted(e for e in epochs if e is not None and e < segment.epoch), replay
-        )
+        epochs = sorted(epoch for name in names if (epoch := epoch_of_name(name)) is not None and epoch < segment.epoch)
+        seal = await replay_segments(directory, epochs, replay)
         frame = encode_seal(segment, seal)
         await _write_whole(file, frame)
         await file.sync()
         # Without this look two owners could open at the same time, the lower one having read less than the higher: the
         # journal would not begin with what the lower one answers from.
-        require_highest(directory, segment, await self._disk.list_directory(directory.path))
+        require_highest(directory, segment, await directory.names())
         return FileShardJournal(
-            self._disk,
             directory,
             segment,
             file,
@@ -104,7 +101,6 @@ class FileShardJournal:
 
     def __init__(
         self,
-        disk: Disk,
         directory: ShardDirectory,
         segment: SegmentId,
         file: DiskFile,
@@ -113,7 +109,6 @@ class FileShardJournal:
         position: int,
         entry_bytes_max: int,
     ) -> None:
-        self._disk = disk
         self._directory = directory
         self._segment = segment
         self._file = file
@@ -167,7 +162,7 @@ class FileShardJournal:
             self._file.close()
 
     async def _look(self) -> None:
-        require_highest(self._directory, self._segment, await self._disk.list_directory(self._directory.path))
+        require_highest(self._directory, self._segment, await self._directory.names())
 
     @property
     def _path(self) -> Path:

@@ -51,6 +51,9 @@ class ShardDirectory:
     def path_of(self, segment: SegmentId) -> Path:
         return self.path / segment.name
 
+    async def names(self) -> list[str]:
+        return await self.disk.list_directory(self.path)
+
 
 async def replay_segments(directory: ShardDirectory, epochs: Sequence[Epoch], replay: Replay) -> Seal:
     """Hand `replay` every entry that is in the journal, oldest first, having made sure that it is durable.
@@ -99,10 +102,10 @@ async def _replay_sealed(directory: ShardDirectory, sealed: SealedSegment, repla
         reader = _SegmentReader(file, path, segment, limit=sealed.length)
         # The first frame is the segment's seal: it means nothing any more.
         entries = (await reader.batch())[1:]
+        await _hand_over(entries, replay)
         count = len(entries)
-        while entries:
+        while entries := await reader.batch():
             await _hand_over(entries, replay)
-            entries = await reader.batch()
             count += len(entries)
         if reader.end != sealed.length:
             raise CorruptJournal(f"{path}:{reader.end}", f"a bad frame; intact ones are sealed up to {sealed.length}")

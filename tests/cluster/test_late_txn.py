@@ -33,11 +33,17 @@ def test_a_txn_that_lands_after_a_read_found_nothing_is_not_doubled(tmp_path: Pa
     async def main() -> None:
         async with AsyncExitStack() as stack:
             (server,) = stack.enter_context(running_etcd(tmp_path))
-            first, second = [await stack.enter_async_context(running_proxy(server.port)) for _ in range(2)]
-            etcd = EtcdClient([first.endpoint, second.endpoint], GrpcEtcd, rng=random.Random(0))
+            slow, quick = [await stack.enter_async_context(running_proxy(server.port)) for _ in range(2)]
+            etcd = EtcdClient([quick.endpoint, slow.endpoint], GrpcEtcd, rng=random.Random(0))
             stack.push_async_callback(etcd.close)
             observer = EtcdClient([server.endpoint], GrpcEtcd, rng=random.Random(0))
             stack.push_async_callback(observer.close)
+            # Both connections stand before anything is held back, or the greeting of a new one would be held instead.
+            await etcd.get(Get("any"))
+            quick.up.hold()
+            await etcd.get(Get("any"))
+            quick.up.release()
+            assert etcd.endpoints.current.address == slow.endpoint
             world = World(etcd, "etcd", tmp_path)
             entries = Get(world.keys.journal(SHARD), prefix_end(world.keys.journal(SHARD)))
 
@@ -45,33 +51,30 @@ def test_a_txn_that_lands_after_a_read_found_nothing_is_not_doubled(tmp_path: Pa
             await owner.call(CreateCampaign("launch", "런칭", 10, 1, None, None))
             before = len((await observer.get(entries)).kvs)
 
-            first.up.hold()
-            came = first.up.came_bytes
-            issue = asyncio.create_task(owner.call(IssueCoupon("launch", "u1", "r1")))
-            await until(lambda: first.up.came_bytes > came)
-            first.up.drop()  # what the owner says on giving up must not reach etcd before the Txn does
-            # The read-back goes by the second proxy. Hold its answer, and then whatever the owner does because of it.
-            second.down.hold()
-            await until(lambda: second.down.came_bytes > 0)
-            await asyncio.sleep(0.1)  # the answer, not only the greeting of a new connection
-            second.up.hold()
+            slow.up.hold()
+            quick.down.hold()
+            issue = asyncio.create_task(owner.call(IssueCoupon("launch", "patient", "r1")))
+            await until(lambda: b"patient" in slow.up.held)
+            slow.up.drop()  # what the owner says on giving up must not reach etcd before the Txn does
+            # The read-back goes by the quick proxy. Hold its answer, and then what the owner does because of it.
+            await until(lambda: world.keys.owner(SHARD).encode() in quick.down.held)
+            quick.up.hold()
             assert len((await observer.get(entries)).kvs) == before, "a linearizable read finds nothing"
-            resent = second.up.came_bytes
-            second.down.release()
-            await until(lambda: second.up.came_bytes > resent + 100)
+            quick.down.release()
+            await until(lambda: b"patient" in quick.up.held)
             assert len((await observer.get(entries)).kvs) == before
 
-            first.up.release()
+            slow.up.release()
             async with asyncio.timeout(10):
                 while len((await observer.get(entries)).kvs) == before:
                     await asyncio.sleep(0.005)
             assert not issue.done(), "the owner cannot know yet"
-            second.up.release()
+            quick.up.release()
             granted = await issue
             assert isinstance(granted, Issued)
             assert len((await observer.get(entries)).kvs) == before + 1, "once"
 
-            again = await owner.call(IssueCoupon("launch", "u1", "r1"))
+            again = await owner.call(IssueCoupon("launch", "patient", "r1"))
             assert isinstance(again, Issued)
             assert again.coupon == granted.coupon
             assert again.already_issued
@@ -90,11 +93,10 @@ def test_a_txn_that_lands_after_a_read_found_nothing_is_not_doubled(tmp_path: Pa
 
 
 async def _held_issue(proxy: Proxy, issue: Callable[[], "asyncio.Task[object]"]) -> "asyncio.Task[object]":
-    """Make a call whose Txn stays in the proxy, and lose what its owner says on giving up."""
+    """Make the patient user's call so that its Txn stays in the proxy, and lose what its owner says on giving up."""
     proxy.up.hold()
-    came = proxy.up.came_bytes
     call = issue()
-    await until(lambda: proxy.up.came_bytes > came + 200)
+    await until(lambda: b"patient" in proxy.up.held)
     proxy.up.drop()
     return call
 

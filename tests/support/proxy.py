@@ -18,6 +18,8 @@ class Way:
     """Came in since the start, passed on or not."""
     passed_bytes: int = 0
     """Passed on since the start."""
+    held: bytearray = field(default_factory=bytearray)
+    """What came since `hold`, of all connections."""
     _open: asyncio.Event = field(default_factory=asyncio.Event)
     _dropping: bool = False
 
@@ -26,6 +28,7 @@ class Way:
 
     def hold(self) -> None:
         """Keep back what comes, until `release`. Held for ever, or until `cut`, it is a one-way loss."""
+        self.held.clear()
         self._open.clear()
 
     def drop(self) -> None:
@@ -47,6 +50,8 @@ class Way:
             try:
                 while data := await reader.read(CHUNK_BYTES):
                     self.came_bytes += len(data)
+                    if not self._open.is_set():
+                        self.held += data
                     if not self._dropping:
                         await due.put((loop.time() + self.delay_s, data))
             except ConnectionError:
@@ -59,9 +64,14 @@ class Way:
                 await asyncio.sleep(max(0.0, due_s - loop.time()))
                 await self._open.wait()
                 if not data:
+                    if not writer.transport.is_closing():
+                        writer.write_eof()  # a half-close: what was passed on is still to be answered
                     return
-                writer.write(data)
-                await writer.drain()
+                try:
+                    writer.write(data)
+                    await writer.drain()
+                except ConnectionError:
+                    continue  # nobody is there; the other way may still have to arrive
                 self.passed_bytes += len(data)
 
         tasks = [asyncio.create_task(read()), asyncio.create_task(write())]
@@ -131,7 +141,7 @@ class Proxy:
                 asyncio.create_task(self.up.pump(reader, server_writer)),
                 asyncio.create_task(self.down.pump(server_reader, writer)),
             ]
-            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(ways, return_when=asyncio.FIRST_EXCEPTION)
         except OSError:
             pass  # the server refuses: so does the proxy
         finally:

@@ -1,0 +1,5 @@
+"""`python -m ops`: the `seonchak` command."""
+
+from ops.command import main
+
+main()

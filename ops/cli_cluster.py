@@ -1,0 +1,200 @@
+"""`seonchak up`, `init` and `status`: a cluster on this machine, the keys of a real one, and how either is."""
+
+import asyncio
+import os
+import secrets
+import signal
+import sys
+from contextlib import suppress
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ops.cli_common import DEFAULT_DATA_DIR, JsonOption, console, fail, print_json, print_table
+from ops.cli_process import configure_logging, print_ready
+
+if TYPE_CHECKING:
+    from cluster.config import ClusterConfig, JournalKind
+    from ops.local import LocalSpec
+
+
+class JournalChoice(StrEnum):
+    FILE = "file"
+    ETCD = "etcd"
+
+    @property
+    def kind(self) -> "JournalKind":
+        return self.value
+
+
+JournalOption = Annotated[JournalChoice, typer.Option(help="Where entries become durable.")]
+ShardsOption = Annotated[int, typer.Option(min=1, max=4096, help="Fixed for ever when the cluster is made.")]
+
+
+def up(
+    nodes: Annotated[int, typer.Option(min=1, help="Node processes.")] = 3,
+    routers: Annotated[int, typer.Option(min=1, help="Router processes, on --port and the ports after it.")] = 1,
+    etcd_members: Annotated[int, typer.Option(min=1, help="etcd processes: 1 or 3.")] = 1,
+    journal: JournalOption = JournalChoice.ETCD,
+    shards: ShardsOption = 64,
+    data_dir: Annotated[Path, typer.Option(help="Everything of it; given again, it continues.")] = Path(
+        DEFAULT_DATA_DIR
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The first router's. 0: any free ones.")] = 50051,
+) -> None:
+    """Run a whole cluster on this machine until Ctrl-C or SIGTERM."""
+    configure_logging(as_json=not sys.stderr.isatty())
+    from cluster.config import ConfigMismatch
+    from ops.child import ChildFailed
+    from ops.etcd import EtcdNotFound
+    from ops.layout import DataDirInUse, LayoutMismatch
+    from ops.local import LocalSpec, NotServing
+
+    spec = LocalSpec(
+        data_dir=data_dir,
+        nodes=nodes,
+        routers=routers,
+        etcd_members=etcd_members,
+        journal=journal.kind,
+        shards=shards,
+        port=port,
+    )
+    try:
+        asyncio.run(_up(spec))
+    except (ConfigMismatch, ChildFailed, EtcdNotFound, DataDirInUse, LayoutMismatch, NotServing, OSError) as error:
+        fail(str(error))
+
+
+async def _up(spec: "LocalSpec") -> None:
+    running = asyncio.create_task(_serve(spec))
+
+    def stop() -> None:
+        # Once: a second signal does not end the stopping, which is in order or not at all.
+        if not running.cancelling():
+            running.cancel()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    with suppress(asyncio.CancelledError):
+        await running
+
+
+async def _serve(spec: "LocalSpec") -> None:
+    from ops.local import LocalCluster
+
+    cluster = LocalCluster(spec)
+    if cluster.binary.warning:
+        typer.echo(cluster.binary.warning, err=True)
+    async with cluster:
+        print_ready("router", cluster.router)
+        await asyncio.Event().wait()
+
+
+def init(
+    etcd: Annotated[
+        str, typer.Option(envvar="SEONCHAK_ETCD_ENDPOINTS", metavar="HOST:PORT,...", help="The cluster's etcd.")
+    ],
+    shards: ShardsOption = 64,
+    journal: JournalOption = JournalChoice.ETCD,
+    key_prefix: Annotated[str, typer.Option(envvar="SEONCHAK_KEY_PREFIX", help="Of everything in etcd.")] = "seonchak/",
+    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds that etcd may take.")] = 10.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a cluster: write its configuration and its code key into etcd, once. Repeating it changes nothing."""
+    from cluster.config import ConfigMismatch
+    from cluster.kv import EtcdRefused, EtcdUnavailable
+
+    try:
+        config, made = asyncio.run(_init(etcd.split(","), key_prefix, shards, journal.kind, timeout))
+    except (TimeoutError, EtcdUnavailable):
+        fail("etcd does not answer; it is safe to repeat this", as_json=as_json)
+    except (ConfigMismatch, EtcdRefused) as error:
+        fail(str(error), as_json=as_json)
+    if as_json:
+        print_json({"created": made, **_config_json(config)})
+    else:
+        typer.echo(f"{'made' if made else 'found'} cluster {config.cluster_id}: {shards} shards, journal {journal}")
+
+
+async def _init(
+    endpoints: list[str], key_prefix: str, shards: int, journal: "JournalKind", timeout_s: float
+) -> "tuple[ClusterConfig, bool]":
+    from cluster.records import Keyspace
+    from ops.bootstrap import ensure_cluster
+    from ops.etcd_client import etcd_client
+
+    async with asyncio.timeout(timeout_s), etcd_client(endpoints) as etcd:
+        return await ensure_cluster(
+            etcd,
+            Keyspace(key_prefix),
+            shards=shards,
+            journal=journal,
+            cluster_id=secrets.token_hex(8),
+            code_key=secrets.token_bytes(32),
+        )
+
+
+def _config_json(config: "ClusterConfig") -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return asdict(config)
+
+
+def status(
+    etcd: Annotated[str | None, typer.Option(metavar="HOST:PORT,...", help="The cluster's etcd.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help=f"Instead, of `up`. Default: {DEFAULT_DATA_DIR}.")] = None,
+    router: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Not asked: accepted as everywhere.")] = None,
+    key_prefix: Annotated[str, typer.Option(envvar="SEONCHAK_KEY_PREFIX", help="Of everything in etcd.")] = "seonchak/",
+    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds that etcd and each node may take.")] = 5.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the nodes, and each shard's owner, epoch and positions. Exit code 1 if a shard is not served."""
+    from cluster.config import ConfigMismatch
+    from ops.layout import LayoutMismatch, load_layout
+    from ops.status import read_status
+
+    if etcd is not None and data_dir is not None:
+        raise typer.BadParameter("--etcd and --data-dir exclude each other")
+    from_env = os.environ.get("SEONCHAK_ETCD_ENDPOINTS") if data_dir is None else None
+    try:
+        if (given := etcd or from_env) is not None:
+            endpoints: tuple[str, ...] = tuple(given.split(","))
+        else:
+            endpoints = load_layout(data_dir or Path(DEFAULT_DATA_DIR)).etcd_endpoints
+        found = asyncio.run(read_status(endpoints, key_prefix, timeout))
+    except TimeoutError:
+        fail("etcd does not answer", as_json=as_json)
+    except (ConfigMismatch, LayoutMismatch) as error:
+        fail(str(error), as_json=as_json)
+    if as_json:
+        print_json(found.as_json())
+    else:
+        config = found.config
+        console().print(f"cluster [bold]{config.cluster_id}[/]  journal {config.journal}  etcd {', '.join(endpoints)}")
+        print_table(
+            f"nodes: {len(found.nodes)}",
+            ["node", "address", "state", "incarnation", "shards", "answers"],
+            [[n.node_id, n.address, n.state, n.incarnation, str(n.shards), n.error or "yes"] for n in found.nodes],
+        )
+        print_table(
+            f"shards: {config.shards}",
+            ["shard", "owner", "epoch", "state", "position", "campaigns", "coupons", "queued"],
+            [
+                [
+                    str(s.shard),
+                    s.owner or "-",
+                    f"{s.cluster_incarnation}.{s.revision}" if s.owner else "-",
+                    s.state + (f": {s.error}" if s.error else ""),
+                    f"{s.position:,}",
+                    f"{s.campaigns:,}",
+                    f"{s.coupons:,}",
+                    f"{s.queued:,}",
+                ]
+                for s in found.shards
+            ],
+        )
+    if not found.all_served:
+        raise typer.Exit(1)

@@ -1,0 +1,167 @@
+"""Where a one-machine cluster stands: `cluster.json` in its data directory, and the lock that says that it runs.
+
+DATA/
+  lock            held by the process that runs the cluster
+  cluster.json    this
+  etcd/NAME/      a member's data
+  journal/        the `file` journal of all nodes
+  logs/NAME.log   each child's stderr
+"""
+
+import fcntl
+import os
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from cluster.config import JournalKind
+from ops.etcd import EtcdMember
+from ops.ports import free_ports, is_free
+
+
+class DataDirInUse(Exception):
+    """Another process runs the cluster of this data directory."""
+
+
+class LayoutMismatch(Exception):
+    """The data directory holds another cluster than the one asked for, or none."""
+
+
+class _Place(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    port: int
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+
+class _EtcdPlace(_Place):
+    peer_port: int
+
+
+class Layout(BaseModel):
+    """Names and ports. A child that is started again finds its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    journal: JournalKind
+    shards: int
+    etcd: tuple[_EtcdPlace, ...]
+    nodes: tuple[_Place, ...]
+    routers: tuple[_Place, ...]
+
+    @property
+    def members(self) -> tuple[EtcdMember, ...]:
+        return tuple(EtcdMember(place.name, place.port, place.peer_port) for place in self.etcd)
+
+    @property
+    def etcd_endpoints(self) -> tuple[str, ...]:
+        return tuple(place.address for place in self.etcd)
+
+    @property
+    def router_addresses(self) -> tuple[str, ...]:
+        return tuple(place.address for place in self.routers)
+
+    def save(self, data_dir: Path) -> None:
+        """Whole or not at all: it is read while the cluster runs."""
+        fresh = data_dir / "cluster.json.new"
+        fresh.write_text(self.model_dump_json(indent=2) + "\n")
+        fresh.replace(data_dir / "cluster.json")
+
+
+def journal_dir(data_dir: Path) -> Path:
+    return data_dir / "journal"
+
+
+def load_layout(data_dir: Path) -> Layout:
+    """Raises LayoutMismatch: there is no cluster, or its file is not one."""
+    path = data_dir / "cluster.json"
+    try:
+        return Layout.model_validate_json(path.read_text())
+    except FileNotFoundError:
+        raise LayoutMismatch(f"{data_dir} holds no cluster: no {path.name}") from None
+    except ValidationError as error:
+        raise LayoutMismatch(f"{path} is not readable: {error}") from error
+
+
+def plan_layout(
+    data_dir: Path,
+    *,
+    journal: JournalKind,
+    shards: int,
+    nodes: int,
+    routers: int,
+    etcd_members: int,
+    port: int,
+    rng: random.Random,
+) -> Layout:
+    """The layout of the cluster that is there, with as many nodes and routers as asked for; or of a new one.
+
+    Args:
+        port: the first router's; the others take the ports after it. 0: any free ones.
+
+    Raises:
+        LayoutMismatch: the cluster that is there has another journal, number of shards or of etcd members.
+        OSError: no free ports.
+    """
+    there = load_layout(data_dir) if (data_dir / "cluster.json").exists() else None
+    if there is not None:
+        _require_same(there, data_dir, journal=journal, shards=shards, etcd_members=etcd_members)
+    fixed = frozenset(range(port, port + routers)) if port else frozenset[int]()
+    # Peer ports stand in etcd's own data; every other port may change when something else has taken it meanwhile.
+    peers = [place.peer_port for place in there.etcd] if there else []
+    fresh = iter(free_ports(2 * etcd_members + nodes + routers, rng, taken=fixed | frozenset(peers)))
+    peers += [next(fresh) for _ in range(etcd_members - len(peers))]
+
+    def keep(places: tuple[_Place, ...], index: int) -> int:
+        if index < len(places) and places[index].port not in fixed and is_free(places[index].port):
+            return places[index].port
+        return next(fresh)
+
+    return Layout(
+        journal=journal,
+        shards=shards,
+        etcd=tuple(
+            _EtcdPlace(name=f"etcd-{i}", port=keep(there.etcd if there else (), i), peer_port=peers[i])
+            for i in range(etcd_members)
+        ),
+        nodes=tuple(_Place(name=f"node-{i}", port=keep(there.nodes if there else (), i)) for i in range(nodes)),
+        routers=tuple(
+            _Place(name=f"router-{i}", port=port + i if port else keep(there.routers if there else (), i))
+            for i in range(routers)
+        ),
+    )
+
+
+def _require_same(there: Layout, data_dir: Path, *, journal: JournalKind, shards: int, etcd_members: int) -> None:
+    stored = {"journal": there.journal, "shards": there.shards, "etcd-members": len(there.etcd)}
+    asked = {"journal": journal, "shards": shards, "etcd-members": etcd_members}
+    different = [
+        f"--{name} is {asked[name]}, {data_dir} has {stored[name]}" for name in stored if asked[name] != stored[name]
+    ]
+    if different:
+        raise LayoutMismatch("; ".join(different) + ": choose another --data-dir, or the flags that it was made with")
+
+
+@contextmanager
+def data_dir_lock(data_dir: Path) -> Iterator[None]:
+    """Hold the data directory, which must exist. Ends with the process, whatever ends it.
+
+    Raises:
+        DataDirInUse
+    """
+    descriptor = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataDirInUse(f"{data_dir} is in use: a cluster runs there already") from None
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,302 @@
+"""A whole cluster on this machine: real etcd members, node and router processes, as children of this one.
+
+What `seonchak up`, the demo, the tests and the chaos scenarios run. Starts in order, stops in the opposite one, starts
+again what died. Knows processes; what they do with coupons is not its matter.
+"""
+
+import asyncio
+import random
+import secrets
+import signal
+import sys
+from collections.abc import Coroutine, Iterable, Mapping
+from contextlib import AsyncExitStack, aclosing, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import structlog
+
+from cluster.config import ClusterConfig, JournalKind
+from cluster.records import Keyspace
+from cluster.topology import Topology
+from cluster.watch import Snapshot
+from ops.bootstrap import ensure_cluster
+from ops.child import Child, ChildSpec
+from ops.etcd import EtcdBinary, EtcdMember, find_etcd, member_spec, wait_healthy
+from ops.etcd_client import etcd_client
+from ops.layout import Layout, data_dir_lock, journal_dir, plan_layout
+
+log = structlog.get_logger()
+
+START_S_MAX = 60.0
+"""For each step of a start. Generous: a machine with two busy cores is slow, not broken."""
+
+RESTART_AFTER_S = 1.0
+DRAIN_S_MAX = 20.0
+"""A node hands everything over in milliseconds; the last one has nobody to hand it to."""
+
+
+class NotServing(Exception):
+    """The cluster did not come to serve in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalSpec:
+    """What is asked for. Times in seconds."""
+
+    data_dir: Path
+    nodes: int = 3
+    routers: int = 1
+    etcd_members: int = 1
+    journal: JournalKind = "etcd"
+    shards: int = 64
+    port: int = 0
+    """The first router's; 0: any free ports."""
+    restart: bool = True
+    """Start a node, router or etcd member again, after a second, when it died unasked."""
+    node_env: Mapping[str, str] = field(default_factory=dict)
+    """SEONCHAK_* variables for the nodes."""
+    router_env: Mapping[str, str] = field(default_factory=dict)
+    etcd: EtcdBinary | None = None
+    """None: as `find_etcd` finds it."""
+
+
+class LocalCluster:
+    """`async with LocalCluster(spec) as cluster:` it serves inside, and is gone outside.
+
+    Raises, on entry:
+        DataDirInUse, LayoutMismatch, ConfigMismatch, EtcdNotFound: with nothing started, or nothing left of it.
+        ChildFailed, NotServing
+    """
+
+    def __init__(self, spec: LocalSpec) -> None:
+        self.spec = spec
+        self.binary = spec.etcd or find_etcd()
+        self.keys = Keyspace()
+        self.etcds: list[Child] = []
+        self.nodes: list[Child] = []
+        self.routers: list[Child] = []
+        self._layout: Layout | None = None
+        self._config: ClusterConfig | None = None
+        self._stack = AsyncExitStack()
+        self._supervisors: dict[str, asyncio.Task[None]] = {}
+
+    @property
+    def layout(self) -> Layout:
+        assert self._layout is not None, "not started"
+        return self._layout
+
+    @property
+    def config(self) -> ClusterConfig:
+        assert self._config is not None, "not started"
+        return self._config
+
+    @property
+    def router(self) -> str:
+        """HOST:PORT of the first router."""
+        return self.layout.router_addresses[0]
+
+    async def __aenter__(self) -> "LocalCluster":
+        try:
+            await self._start()
+        except BaseException:
+            await self._stop()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._stop()
+
+    # --- one process -----------------------------------------------------------------------------------------------
+
+    def node_pid(self, index: int) -> int:
+        return self.nodes[index].pid
+
+    async def kill_node(self, index: int) -> None:
+        """kill -9. With `restart` it comes back by itself."""
+        await self.nodes[index].kill()
+
+    async def stop_node(self, index: int) -> int:
+        """SIGTERM: it hands everything over. Returns its return code; `start_node` brings it back."""
+        await self._retire(self.nodes[index])
+        return await self.nodes[index].stop(DRAIN_S_MAX)
+
+    async def start_node(self, index: int) -> None:
+        """Returns when the node is registered."""
+        await self._run(self.nodes[index])
+
+    def freeze_node(self, index: int) -> None:
+        self.nodes[index].freeze()
+
+    def thaw_node(self, index: int) -> None:
+        self.nodes[index].thaw()
+
+    async def start_router(self, index: int) -> None:
+        await self._run(self.routers[index])
+
+    async def start_etcd(self, index: int) -> None:
+        """Returns when the member answers linearizable reads: with a quorum, that is."""
+        child = self.etcds[index]
+        await self._run(child)
+        await wait_healthy(self.layout.members[index], child, START_S_MAX)
+
+    # --- all of it -------------------------------------------------------------------------------------------------
+
+    async def wait_owned(self, timeout_s: float = START_S_MAX) -> None:
+        """Return when every shard has an owner.
+
+        Raises:
+            NotServing
+        """
+        topology = Topology(self.keys)
+        owned = 0
+        try:
+            async with (
+                asyncio.timeout(timeout_s),
+                etcd_client(self.layout.etcd_endpoints) as etcd,
+                aclosing(etcd.watch(*self.keys.topology)) as changes,
+            ):
+                async for change in changes:
+                    if isinstance(change, Snapshot):
+                        topology.reset(change.kvs)
+                    else:
+                        for event in change.events:
+                            topology.apply(event)
+                    owned = len(topology.owners)
+                    if owned == self.config.shards:
+                        return
+        except TimeoutError:
+            raise NotServing(f"{owned} of {self.config.shards} shards have an owner after {timeout_s:g} s") from None
+
+    async def _start(self) -> None:
+        spec = self.spec
+        spec.data_dir.mkdir(parents=True, exist_ok=True)
+        self._stack.enter_context(data_dir_lock(spec.data_dir))
+        (spec.data_dir / "logs").mkdir(exist_ok=True)
+        self._layout = plan_layout(
+            spec.data_dir,
+            journal=spec.journal,
+            shards=spec.shards,
+            nodes=spec.nodes,
+            routers=spec.routers,
+            etcd_members=spec.etcd_members,
+            port=spec.port,
+            rng=random.Random(),
+        )
+        self.etcds = [Child(member_spec(self.binary, m, self._members, spec.data_dir)) for m in self._members]
+        self.nodes = [Child(self._node_spec(index)) for index in range(spec.nodes)]
+        self.routers = [Child(self._router_spec(index)) for index in range(spec.routers)]
+        # Members wait for each other, so all are started before the first is waited for.
+        await _all(self._run(child) for child in self.etcds)
+        await _all(wait_healthy(m, c, START_S_MAX) for m, c in zip(self._members, self.etcds, strict=True))
+        async with etcd_client(self.layout.etcd_endpoints) as etcd:
+            self._config, made = await ensure_cluster(
+                etcd,
+                self.keys,
+                shards=spec.shards,
+                journal=spec.journal,
+                cluster_id=secrets.token_hex(8),
+                code_key=secrets.token_bytes(32),
+            )
+        # Only now is there a cluster to which the ports belong.
+        self.layout.save(spec.data_dir)
+        log.info("cluster_made" if made else "cluster_found", cluster_id=self.config.cluster_id)
+        journal_dir(spec.data_dir).mkdir(exist_ok=True)
+        await _all(self._run(child) for child in self.nodes)
+        await self.wait_owned()
+        await _all(self._run(child) for child in self.routers)
+
+    async def _stop(self) -> None:
+        try:
+            for children in (self.routers, self.nodes):
+                await self._stop_all(children)
+            await self._stop_all(self.etcds)
+        finally:
+            await self._stack.aclose()
+
+    async def _stop_all(self, children: list[Child]) -> None:
+        for child in children:
+            await self._retire(child)
+        await _all(_end(child) for child in children if child.running)
+
+    @property
+    def _members(self) -> tuple[EtcdMember, ...]:
+        return self.layout.members
+
+    def _node_spec(self, index: int) -> ChildSpec:
+        place = self.layout.nodes[index]
+        return self._process(
+            place.name,
+            "node",
+            self.spec.node_env,
+            {
+                "NODE_ID": place.name,
+                "LISTEN": place.address,
+                "ADVERTISE": place.address,
+                "JOURNAL_DIR": str(journal_dir(self.spec.data_dir.resolve())),
+            },
+        )
+
+    def _router_spec(self, index: int) -> ChildSpec:
+        place = self.layout.routers[index]
+        return self._process(
+            place.name, "router", self.spec.router_env, {"ROUTER_ID": place.name, "LISTEN": place.address}
+        )
+
+    def _process(self, name: str, command: str, extra: Mapping[str, str], settings: dict[str, str]) -> ChildSpec:
+        settings |= {"ETCD_ENDPOINTS": ",".join(self.layout.etcd_endpoints), "KEY_PREFIX": self.keys.prefix}
+        return ChildSpec(
+            name=name,
+            # -P: what lies in the working directory is not imported.
+            argv=(sys.executable, "-P", "-m", "ops", command),
+            log_path=self.spec.data_dir / "logs" / f"{name}.log",
+            env={f"SEONCHAK_{key}": value for key, value in settings.items()} | dict(extra),
+        )
+
+    # --- supervision -----------------------------------------------------------------------------------------------
+
+    async def _run(self, child: Child) -> None:
+        """Start a child, wait until it says that it is ready, and watch it from then on."""
+        await self._retire(child)
+        await child.start()
+        if child.spec.says_ready:
+            await child.ready(START_S_MAX)
+        if self.spec.restart:
+            self._supervisors[child.name] = asyncio.create_task(_supervise(child), name=f"supervise {child.name}")
+
+    async def _retire(self, child: Child) -> None:
+        """Nobody starts this child again."""
+        if (supervisor := self._supervisors.pop(child.name, None)) is not None:
+            supervisor.cancel()
+            with suppress(asyncio.CancelledError):
+                await supervisor
+
+
+async def _supervise(child: Child) -> None:
+    """Start the child again whenever it ends, until cancelled."""
+    while True:
+        returncode = await child.wait()
+        log.warning("child_died", child=child.name, returncode=returncode, restart_after_s=RESTART_AFTER_S)
+        await asyncio.sleep(RESTART_AFTER_S)
+        await child.start()
+        log.info("child_restarted", child=child.name, pid=child.pid)
+
+
+async def _end(child: Child) -> None:
+    returncode = await child.stop(DRAIN_S_MAX)
+    if returncode not in (0, -signal.SIGTERM):  # etcd closes its database, then ends itself by the signal it got
+        log.warning("child_ended_badly", child=child.name, returncode=returncode)
+
+
+async def _all(work: Iterable[Coroutine[Any, Any, object]]) -> None:
+    """All at once. The first failure ends the others and is raised as itself."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for one in work:
+                group.create_task(one)
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None

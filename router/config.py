@@ -1,0 +1,43 @@
+"""How a router is told what to do: SEONCHAK_* variables, or the flags of `seonchak router`."""
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class RouterSettings(BaseSettings):
+    """One router. Frozen; built once, in the entry point."""
+
+    model_config = SettingsConfigDict(env_prefix="SEONCHAK_", frozen=True, extra="ignore")
+
+    router_id: str = Field(default="router", min_length=1, max_length=64)
+    """What nodes call it in their logs."""
+    listen: str = "127.0.0.1:50051"
+    """HOST:PORT of the public API; port 0: a free one."""
+    etcd_endpoints: str = "127.0.0.1:2379"
+    """HOST:PORT, several with commas."""
+    key_prefix: str = "seonchak/"
+    """Of everything in etcd."""
+    default_timeout_s: float = Field(default=10.0, gt=0)
+    """For calls whose client set no deadline, and for one item of a stream."""
+    calls_max: int = Field(default=20_000, ge=1)
+    """Calls accepted and not yet answered; beyond it: RESOURCE_EXHAUSTED."""
+    call_bytes_max: int = Field(default=64 << 20, ge=1 << 20)
+    """The same in bytes of requests."""
+    rpcs_max: int = Field(default=30_000, ge=1)
+    """RPCs at a time, open streams included."""
+    stream_items_max: int = Field(default=4_000, ge=1)
+    """Items of one IssueCoupons stream in flight; beyond it the stream is not read."""
+    drain_s_max: float = Field(default=10.0, ge=0)
+    """How long SIGTERM waits for the calls that are in flight."""
+    etcd_answer_s_max: float = Field(default=0.7, gt=0)
+    """An answer of etcd missing for longer changes the endpoint."""
+    expect_cluster_id: str = ""
+    """If set, the cluster has to have this id."""
+    expect_shards: int = 0
+    """If set, the cluster has to have so many shards."""
+    expect_code_key_fingerprint: str = ""
+    """If set, the cluster's code key has to have this fingerprint."""
+    log_json: bool = True
+
+    def endpoints(self) -> list[str]:
+        return [endpoint.strip() for endpoint in self.etcd_endpoints.split(",") if endpoint.strip()]

@@ -1,0 +1,306 @@
+"""Every call between its arrival and its answer. The only layer that retries.
+
+Calls of a shard go to its owner in order of arrival. One that comes back without having been decided (NOT_OWNER,
+unknown, a broken stream) takes its old place and goes out again, to the new owner as soon as there is one, else after a
+short jittered delay, until its deadline. What is accepted is bounded in number and bytes. A caller that goes away
+abandons its answer, never its call.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+
+from cluster.topology import Owner
+from cluster.types import ShardId
+from proto import node_pb2
+from router import errors
+from router.calls import PendingCall, ShardLine, Stage
+from router.errors import ApiError
+from router.interrupt import Interrupt
+from router.link import NodeLink
+
+
+@dataclass(frozen=True, slots=True)
+class DispatchSettings:
+    calls_max: int = 20_000
+    bytes_max: int = 64 << 20
+    """Of requests."""
+    retry_s: float = 0.005
+    """Mean wait before a call that its owner sent back goes there again; doubles up to `retry_max_s`."""
+    retry_max_s: float = 0.05
+    drain_max_s: float = 0.05
+    """When a shard moves: how long later calls wait for those that are still with the owner before."""
+
+
+class Dispatcher:
+    def __init__(self, shards: int, settings: DispatchSettings, rng: Random) -> None:
+        self._settings = settings
+        self._rng = rng
+        self._lines = [ShardLine(ShardId(shard)) for shard in range(shards)]
+        self._moves = [Interrupt() for _ in range(shards)]
+        self._links: dict[str, NodeLink] = {}
+        self._ready: dict[str, dict[ShardId, ShardLine]] = {}
+        self._arrivals = 0
+        self._calls = 0
+        self._bytes = 0
+        self._pace = _Pace()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    # --- for the service ---------------------------------------------------------------------------------------------
+
+    @property
+    def in_flight(self) -> int:
+        """Calls accepted and not yet answered."""
+        return self._calls
+
+    async def call(self, method: node_pb2.Method, shard: ShardId, request: bytes, deadline: float) -> bytes:
+        """The owner's response. `deadline` is loop.time().
+
+        Raises:
+            ApiError: refused; not accepted (OVERLOADED); or the deadline came first (NO_OWNER, NOT_IN_TIME,
+                OUTCOME_UNKNOWN).
+        """
+        return await self.submit(method, shard, request, deadline)
+
+    def submit(self, method: node_pb2.Method, shard: ShardId, request: bytes, deadline: float) -> asyncio.Future[bytes]:
+        """As `call`, for callers that do not wait. Raises ApiError if the call is not accepted."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        if deadline <= now:
+            raise errors.not_in_time()
+        if self._calls >= self._settings.calls_max or self._bytes + len(request) > self._settings.bytes_max:
+            raise errors.overloaded(self._pace.clear_s(self._calls, now) * self._rng.uniform(0.5, 1.5))
+        self._arrivals += 1
+        call = PendingCall(self._arrivals, shard, method, request, deadline, loop.create_future())
+        call.timer = loop.call_at(deadline, self._expire, call)
+        self._calls += 1
+        self._bytes += len(request)
+        self._idle.clear()
+        line = self._lines[shard]
+        line.push(call)
+        self._offer(line)
+        return call.reply
+
+    def link_of(self, shard: ShardId) -> NodeLink | None:
+        """The link to the shard's owner, if it is up."""
+        address = self._lines[shard].address
+        return self._links.get(address) if address is not None else None
+
+    def moves_of(self, shard: ShardId) -> Interrupt:
+        """Fires when the shard's owner changes, and when the link to it comes up or goes down."""
+        return self._moves[shard]
+
+    async def drained(self) -> None:
+        """Returns when nothing is in flight."""
+        await self._idle.wait()
+
+    # --- for the topology --------------------------------------------------------------------------------------------
+
+    def set_owners(self, owners: Mapping[ShardId, Owner]) -> None:
+        """The whole view, as it is now."""
+        for line in self._lines:
+            owner = owners.get(line.shard)
+            address, revision = (owner.record.address, owner.revision) if owner else (None, 0)
+            if (line.address, line.revision) != (address, revision):
+                self._move(line, address, revision)
+
+    def _move(self, line: ShardLine, address: str | None, revision: int) -> None:
+        elsewhere = line.address != address
+        self._unready(line)
+        line.address, line.revision = address, revision
+        line.failures = 0
+        if elsewhere and line.in_flight:
+            line.draining = True
+            self._hold(line, self._settings.drain_max_s)
+        else:
+            self._release(line)
+        self._moves[line.shard].fire()
+
+    # --- for the links (CallSource) ----------------------------------------------------------------------------------
+
+    def link_up(self, link: NodeLink) -> None:
+        self._links[link.address] = link
+        self._ready[link.address] = {}
+        for line in self._lines:
+            if line.address == link.address:
+                if not line.draining:
+                    self._release(line)
+                self._moves[line.shard].fire()
+
+    def link_down(self, link: NodeLink, in_flight: Sequence[PendingCall]) -> None:
+        if self._links.get(link.address) is link:
+            del self._links[link.address]
+            del self._ready[link.address]
+        for line in self._lines:
+            if line.address == link.address:
+                self._moves[line.shard].fire()
+        for call in in_flight:
+            call.maybe_done = True
+            self._send_back(call)
+
+    def take(self, link: NodeLink) -> Sequence[PendingCall]:
+        ready = self._ready.get(link.address)
+        if not ready or self._links[link.address] is not link:
+            return ()
+        batch: list[PendingCall] = []
+        size = 0
+        calls_max, bytes_max = link.settings.frame_calls_max, link.settings.frame_bytes_max
+        for shard, line in list(ready.items()):
+            while len(batch) < calls_max and size < bytes_max and (call := line.pop()):
+                call.stage = Stage.IN_FLIGHT
+                line.in_flight += 1
+                call.carrier = link
+                batch.append(call)
+                size += len(call.request)
+            del ready[shard]
+            if not line.empty:
+                # The frame is full: the others come first the next time.
+                ready[shard] = line
+                break
+        return batch
+
+    def answered(self, call: PendingCall, reply: node_pb2.Reply) -> None:
+        match reply.WhichOneof("outcome"):
+            case "response":
+                self._decided(call, reply.response)
+            case "refusal":
+                self._decided(call, errors.refused(reply.refusal))
+            case "not_owner":
+                self._send_back(call)
+            case "overloaded" if not call.maybe_done:
+                retry_after_s = reply.overloaded.retry_after_ms / 1_000 * self._rng.uniform(1.0, 1.5)
+                self._decided(call, errors.overloaded(retry_after_s))
+            case "overloaded":
+                # "Nothing was done" would be a lie about the earlier attempt: only a decision settles it.
+                self._send_back(call, delay_s=reply.overloaded.retry_after_ms / 1_000)
+            case "expired":
+                unknown = call.maybe_done and not call.is_read
+                self._decided(call, errors.outcome_unknown() if unknown else errors.not_in_time())
+            case _:
+                # Unknown, or an outcome of a later version of the wire, which is as good.
+                call.maybe_done = True
+                self._send_back(call)
+
+    # --- a call's end, or its next attempt ---------------------------------------------------------------------------
+
+    def _decided(self, call: PendingCall, result: bytes | ApiError) -> None:
+        """A node has spoken."""
+        line = self._landed(call)
+        line.failures = 0
+        self._finish(call, result)
+        self._pace.decided(asyncio.get_running_loop())
+
+    def _send_back(self, call: PendingCall, delay_s: float | None = None) -> None:
+        """It waits again, at its old place."""
+        assert call.carrier is not None, "sent back by nobody"
+        sent_to = call.carrier.address
+        call.stage = Stage.WAITING
+        self._lines[call.shard].push(call)
+        line = self._landed(call)
+        if line.held or sent_to != line.address:
+            self._offer(line)
+            return
+        if delay_s is None:
+            settings = self._settings
+            mean_s = min(settings.retry_s * 2.0 ** min(line.failures, 16), settings.retry_max_s)
+            delay_s = mean_s * self._rng.uniform(0.5, 1.5)
+        line.failures += 1
+        self._hold(line, delay_s)
+
+    def _landed(self, call: PendingCall) -> ShardLine:
+        """It is no longer in flight, whatever comes of it."""
+        line = self._lines[call.shard]
+        call.carrier = None
+        line.in_flight -= 1
+        assert line.in_flight >= 0, "a call landed twice"
+        if line.draining and not line.in_flight:
+            self._release(line)
+        return line
+
+    def _expire(self, call: PendingCall) -> None:
+        """The deadline: say as exactly as we know whether it was done."""
+        line = self._lines[call.shard]
+        unknown = not call.is_read and (call.maybe_done or call.stage is Stage.IN_FLIGHT)
+        if unknown:
+            error = errors.outcome_unknown()
+        elif line.failures or line.address not in self._links:
+            error = errors.no_owner(self._rng.uniform(0.5, 1.5))
+        else:
+            error = errors.not_in_time()
+        if call.carrier is not None:
+            call.carrier.forget(call)
+            self._landed(call)
+            self._finish(call, error)
+        else:
+            self._finish(call, error)
+            line.discard(call)
+
+    def _finish(self, call: PendingCall, result: bytes | ApiError) -> None:
+        assert call.stage is not Stage.FINISHED, "answered twice"
+        assert call.timer is not None, "accepted without a deadline"
+        call.stage = Stage.FINISHED
+        call.timer.cancel()
+        self._calls -= 1
+        self._bytes -= len(call.request)
+        if not self._calls:
+            self._idle.set()
+        # A caller that is gone has cancelled its future.
+        if call.reply.done():
+            return
+        if isinstance(result, ApiError):
+            call.reply.set_exception(result)
+        else:
+            call.reply.set_result(result)
+
+    # --- lines -------------------------------------------------------------------------------------------------------
+
+    def _offer(self, line: ShardLine) -> None:
+        """Let the owner's link take what waits, if it may."""
+        if line.held or line.empty or line.address is None:
+            return
+        ready = self._ready.get(line.address)
+        if ready is not None:
+            ready[line.shard] = line
+            self._links[line.address].wake()
+
+    def _hold(self, line: ShardLine, delay_s: float) -> None:
+        self._unready(line)
+        line.held = True
+        if line.timer is None:
+            line.timer = asyncio.get_running_loop().call_later(delay_s, self._release, line)
+
+    def _release(self, line: ShardLine) -> None:
+        if line.timer is not None:
+            line.timer.cancel()
+            line.timer = None
+        line.held = line.draining = False
+        self._offer(line)
+
+    def _unready(self, line: ShardLine) -> None:
+        if line.address in self._ready:
+            self._ready[line.address].pop(line.shard, None)
+
+
+class _Pace:
+    """How fast calls are decided, measured over the last few hundred of them."""
+
+    _SAMPLE = 256
+
+    def __init__(self) -> None:
+        self._decided = 0
+        self._sampled_at = 0.0
+        self._sample_s = 0.0
+
+    def decided(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._decided += 1
+        if self._decided % self._SAMPLE == 0:
+            now = loop.time()
+            self._sample_s = now - self._sampled_at
+            self._sampled_at = now
+
+    def clear_s(self, calls: int, now: float) -> float:
+        """How long so many calls take at this pace: 50 ms to 5 s."""
+        sample_s = max(self._sample_s, now - self._sampled_at)
+        return min(max(calls * sample_s / self._SAMPLE, 0.05), 5.0)

@@ -1,0 +1,99 @@
+"""A router process: attaches to the cluster, serves until SIGTERM, answers what it has, ends."""
+
+import asyncio
+import random
+import signal
+from collections.abc import Callable
+
+import structlog
+
+from cluster.attach import Cluster, Expectation, attach
+from cluster.etcd import GrpcEtcd
+from cluster.identity import identity_of
+from cluster.records import Keyspace
+from cluster.session import EtcdClient
+from proto import node_pb2
+from router.config import RouterSettings
+from router.dispatch import Dispatcher, DispatchSettings
+from router.grpc_nodes import GrpcNodes
+from router.link import LinkSettings, NodeLink
+from router.server import GrpcServer, ServerSettings
+from router.service import CouponService, ServiceSettings
+from router.topology import TopologyFollower
+
+log = structlog.get_logger()
+
+
+async def run_router(settings: RouterSettings, on_ready: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or SIGINT, then stop in order and return.
+
+    Args:
+        on_ready: called once, with HOST:PORT, when calls are taken.
+
+    Raises:
+        ConfigMismatch: nothing was served.
+        TimeoutError: etcd did not answer.
+        RuntimeError: the address cannot be bound.
+    """
+    # Campaign ids that nobody chose come from it too, and must not repeat.
+    rng = random.SystemRandom()
+    keys = Keyspace(settings.key_prefix)
+    etcd = EtcdClient(settings.endpoints(), GrpcEtcd, rng=rng, answer_max_s=settings.etcd_answer_s_max)
+    try:
+        cluster = await attach(etcd, keys, _expectation(settings))
+        await _serve(settings, cluster, keys, etcd, rng, on_ready)
+    finally:
+        await etcd.close()
+
+
+async def _serve(
+    settings: RouterSettings,
+    cluster: Cluster,
+    keys: Keyspace,
+    etcd: EtcdClient,
+    rng: random.Random,
+    on_ready: Callable[[str], None],
+) -> None:
+    shards = cluster.config.shards
+    dispatcher = Dispatcher(
+        shards, DispatchSettings(calls_max=settings.calls_max, bytes_max=settings.call_bytes_max), rng
+    )
+    service = CouponService(
+        dispatcher,
+        shards=shards,
+        codec=cluster.codec,
+        settings=ServiceSettings(settings.default_timeout_s, settings.stream_items_max),
+        rng=rng,
+    )
+    server = GrpcServer(service, ServerSettings(settings.rpcs_max, settings.drain_s_max))
+    address = server.listen(settings.listen)
+    hello = node_pb2.Hello(identity=identity_of(cluster.config), router_id=settings.router_id)
+    transport = GrpcNodes()
+
+    def make_link(node: str) -> NodeLink:
+        return NodeLink(node, hello=hello, source=dispatcher, transport=transport, settings=LinkSettings(), rng=rng)
+
+    topology = TopologyFollower(etcd, keys, dispatcher, make_link)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with asyncio.TaskGroup() as tasks:
+        following = tasks.create_task(topology.run(), name="topology")
+        ready = tasks.create_task(topology.ready.wait(), name="topology-ready")
+        stopping = tasks.create_task(stop.wait(), name="stop")
+        await asyncio.wait((ready, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if not stop.is_set():
+            await server.start()
+            log.info("router_ready", address=address, router=settings.router_id, shards=shards)
+            on_ready(address)
+            await stop.wait()
+        log.info("router_stopping", calls=dispatcher.in_flight)
+        await server.stop()
+        ready.cancel()
+        following.cancel()
+    log.info("router_stopped")
+
+
+def _expectation(settings: RouterSettings) -> Expectation:
+    return Expectation(settings.expect_cluster_id, settings.expect_shards, settings.expect_code_key_fingerprint)

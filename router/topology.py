@@ -1,0 +1,66 @@
+"""Keeps a router's view of the cluster: who owns which shard, to the dispatcher; a link to every node.
+
+While etcd is away the last view stands: calls go where they went, and the owners know whether they still own.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import Protocol
+
+import structlog
+
+from cluster.records import Keyspace
+from cluster.topology import Topology
+from cluster.watch import Changes, Snapshot
+from router.dispatch import Dispatcher
+from router.link import NodeLink
+
+log = structlog.get_logger()
+
+
+class Watches(Protocol):
+    """The part of `cluster.session.EtcdClient` that is needed here."""
+
+    def watch(self, start: str, end: str) -> AsyncGenerator[Snapshot | Changes, None]: ...
+
+
+class TopologyFollower:
+    def __init__(
+        self, watches: Watches, keys: Keyspace, dispatcher: Dispatcher, make_link: Callable[[str], NodeLink]
+    ) -> None:
+        """`make_link`: for the HOST:PORT of a node."""
+        self._watches = watches
+        self._keys = keys
+        self._topology = Topology(keys)
+        self._dispatcher = dispatcher
+        self._make_link = make_link
+        self._links: dict[str, NodeLink] = {}
+        self.ready = asyncio.Event()
+        """Set when the first view is complete."""
+
+    async def run(self) -> None:
+        """Follows for ever, and runs the links."""
+        async with asyncio.TaskGroup() as links, aclosing(self._watches.watch(*self._keys.topology)) as updates:
+            async for update in updates:
+                match update:
+                    case Snapshot():
+                        self._topology.reset(update.kvs)
+                    case Changes():
+                        for event in update.events:
+                            self._topology.apply(event)
+                self._apply(links)
+                self.ready.set()
+
+    def _apply(self, links: asyncio.TaskGroup) -> None:
+        nodes = {node.record.address for node in self._topology.nodes.values()}
+        # A node that has lost its registration, and still owns, still answers.
+        wanted = nodes | {owner.record.address for owner in self._topology.owners.values()}
+        for address in self._links.keys() - wanted:
+            log.info("node_left", node=address)
+            self._links.pop(address).retire()
+        for address in wanted - self._links.keys():
+            log.info("node_joined", node=address)
+            link = self._links[address] = self._make_link(address)
+            links.create_task(link.run(), name=f"link {address}")
+        self._dispatcher.set_owners(self._topology.owners)

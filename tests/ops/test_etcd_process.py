@@ -1,0 +1,65 @@
+"""Real etcd members as this machine runs them."""
+
+import asyncio
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from ops.child import Child
+from ops.etcd import EtcdMember, EtcdNotFound, find_etcd, is_healthy, member_spec, wait_healthy
+from ops.ports import free_ports
+
+
+@pytest.mark.cluster
+def test_three_members_serve_and_continue_after_a_restart(tmp_path: Path) -> None:
+    """They find each other, report healthy, stop on SIGTERM, and come back with the same ports and data."""
+
+    async def main() -> None:
+        rng = random.Random()
+        found = free_ports(6, rng)
+        members = [EtcdMember(f"etcd-{i}", found[2 * i], found[2 * i + 1]) for i in range(3)]
+        (tmp_path / "logs").mkdir()
+        binary = find_etcd()
+        children = [Child(member_spec(binary, member, members, tmp_path)) for member in members]
+        for _ in range(2):
+            for child in children:
+                await child.start()
+            for member, child in zip(members, children, strict=True):
+                await wait_healthy(member, child, 60)
+            for child in children:
+                await child.stop(20)
+            assert not await is_healthy(members[0].endpoint)
+
+    async def bounded() -> None:
+        async with asyncio.timeout(120):
+            await main()
+
+    asyncio.run(bounded())
+
+
+def test_the_binary_named_by_the_environment_comes_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """SEONCHAK_ETCD, then PATH; what does not run, or is not etcd, is an error that names it."""
+    fake = tmp_path / "etcd"
+    fake.write_text("#!/bin/sh\necho 'etcd Version: 9.8.7'\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("SEONCHAK_ETCD", str(fake))
+    assert (find_etcd().version, find_etcd().warning) == ("9.8.7", "")
+    monkeypatch.delenv("SEONCHAK_ETCD")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert find_etcd().path == fake
+    fake.write_text("#!/bin/sh\necho hello\n")
+    with pytest.raises(EtcdNotFound, match="is not etcd"):
+        find_etcd()
+    monkeypatch.setenv("SEONCHAK_ETCD", str(tmp_path / "nothing"))
+    with pytest.raises(EtcdNotFound, match="does not run"):
+        find_etcd()
+
+
+def test_the_wheels_etcd_is_named_as_what_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without any other, the wheel's is used, and its warning says that it is not for production."""
+    monkeypatch.delenv("SEONCHAK_ETCD", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert find_etcd().from_wheel
+    assert "not for production" in find_etcd().warning
