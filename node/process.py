@@ -4,6 +4,7 @@ import asyncio
 import random
 import signal
 from collections.abc import Callable
+from contextlib import closing
 
 import grpc.aio
 import structlog
@@ -50,7 +51,13 @@ async def run_node(settings: NodeSettings, on_ready: Callable[[str], None]) -> N
         cluster = await attach(etcd, keys, _expectation(settings))
         if cluster.format_version > FORMAT_VERSION:
             raise ConfigMismatch(f"the journal format is {cluster.format_version}, this node knows {FORMAT_VERSION}")
-        await _serve(settings, cluster, keys, etcd, rng, on_ready)
+        if cluster.config.journal == "etcd":
+            await _serve(settings, cluster, keys, etcd, EtcdJournal(etcd, keys, rng=rng), rng, on_ready)
+            return
+        if settings.journal_dir is None:
+            raise ConfigMismatch("the cluster's journal is `file`: this node needs journal_dir")
+        with closing(RealDisk()) as disk:
+            await _serve(settings, cluster, keys, etcd, FileJournal(settings.journal_dir, disk), rng, on_ready)
     finally:
         await etcd.close()
 
@@ -60,6 +67,7 @@ async def _serve(
     cluster: Cluster,
     keys: Keyspace,
     etcd: EtcdClient,
+    journal: Journal,
     rng: random.Random,
     on_ready: Callable[[str], None],
 ) -> None:
@@ -80,7 +88,7 @@ async def _serve(
         config=cluster.config,
         keys=keys,
         etcd=etcd,
-        journal=_journal(settings, cluster, etcd, keys, rng),
+        journal=journal,
         codec=cluster.codec,
         peers=GrpcPeers(identity, handover_s_max=settings.drain_s_max, rng=rng),
         clock=SystemClock(),
@@ -112,14 +120,6 @@ async def _serve(
         await member.run(on_registered)
     finally:
         await server.stop(STOP_GRACE_S)
-
-
-def _journal(settings: NodeSettings, cluster: Cluster, etcd: EtcdClient, keys: Keyspace, rng: random.Random) -> Journal:
-    if cluster.config.journal == "etcd":
-        return EtcdJournal(etcd, keys, rng=rng)
-    if settings.journal_dir is None:
-        raise ConfigMismatch("the cluster's journal is `file`: this node needs journal_dir")
-    return FileJournal(settings.journal_dir, RealDisk())
 
 
 def _expectation(settings: NodeSettings) -> Expectation:

@@ -10,7 +10,7 @@ import structlog
 
 from cluster.identity import mismatch
 from cluster.types import Incarnation, Revision, ShardId
-from node.commands import Answer, CampaignPage, GetCampaign, Refused
+from node.commands import Answer, CampaignPage, GetCampaign, Reason, Refused
 from node.keeper import NotHandedOver
 from node.life import Life
 from node.member import Member
@@ -28,6 +28,11 @@ FRAME_BYTES_MAX = 1 << 20
 MESSAGE_BYTES_MAX = 16 << 20
 WATCH_GAP_S = 0.05
 """Least time between two states that a watcher is sent."""
+
+_WATCH_CODES = {
+    Reason.CAMPAIGN_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    Reason.CORRUPT_JOURNAL: grpc.StatusCode.DATA_LOSS,
+}
 
 Context = grpc.aio.ServicerContext[object, object]
 
@@ -156,12 +161,15 @@ class NodeServer(node_pb2_grpc.NodeServiceServicer):
         life = await self._life(context)
         shard = life.keeper.serving(ShardId(request.shard))
         if shard is None:
-            await _abort(context, grpc.StatusCode.UNAVAILABLE, "not the owner of the shard")
+            first = await self._read_campaign(life, request)
+            code = _WATCH_CODES.get(first.reason) if isinstance(first, Refused) else None
+            await _abort(context, code or grpc.StatusCode.UNAVAILABLE, "the shard is not served here")
         with shard.watchers.subscribe(request.campaign_id) as subscription:
             first = await self._read_campaign(life, request)
+            if isinstance(first, Refused):
+                await _abort(context, _WATCH_CODES[first.reason], first.message)
             if not isinstance(first, CampaignPage):
-                code = grpc.StatusCode.NOT_FOUND if isinstance(first, Refused) else grpc.StatusCode.UNAVAILABLE
-                await _abort(context, code, first.message if isinstance(first, Refused) else str(first))
+                await _abort(context, grpc.StatusCode.UNAVAILABLE, "no longer the owner of the shard")
             yield campaign_of(first.campaign)
             while (campaign := await subscription.next()) is not None:
                 yield campaign_of(campaign)

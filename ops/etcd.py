@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ops.child import Child, ChildFailed, ChildSpec
+from ops.ports import is_free
 
 QUOTA_BACKEND_BYTES = 4 << 30
 """etcd stops taking writes at this size of its database. Journals live in it, so etcd's default of 2 GiB is doubled."""
@@ -132,6 +133,23 @@ def member_spec(binary: EtcdBinary, member: EtcdMember, members: Sequence[EtcdMe
         orphan_signal=signal.SIGTERM,
         says_ready=False,
     )
+
+
+async def start_member(member: EtcdMember, child: Child, timeout_s: float) -> None:
+    """Start it as soon as its ports are free: a member that lost its parent takes a few seconds to end.
+
+    Raises:
+        ChildFailed: they are not, in time.
+    """
+    try:
+        async with asyncio.timeout(timeout_s):
+            # Another process's end, which nobody announces.
+            while not (is_free(member.peer_port) and is_free(member.client_port)):  # noqa: ASYNC110
+                await asyncio.sleep(_POLL_S)
+    except TimeoutError:
+        ports = f"{member.client_port} or {member.peer_port}"
+        raise ChildFailed(f"{child.name} cannot start: port {ports} of 127.0.0.1 is used by another process") from None
+    await child.start()
 
 
 async def wait_healthy(member: EtcdMember, child: Child, timeout_s: float) -> None:

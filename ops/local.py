@@ -24,7 +24,7 @@ from cluster.topology import Topology
 from cluster.watch import Snapshot
 from ops.bootstrap import ensure_cluster
 from ops.child import Child, ChildSpec
-from ops.etcd import EtcdBinary, EtcdMember, find_etcd, member_spec, wait_healthy
+from ops.etcd import EtcdBinary, EtcdMember, find_etcd, member_spec, start_member, wait_healthy
 from ops.etcd_client import etcd_client
 from ops.layout import Layout, data_dir_lock, journal_dir, plan_layout
 
@@ -141,7 +141,7 @@ class LocalCluster:
     async def start_etcd(self, index: int) -> None:
         """Returns when the member answers linearizable reads: with a quorum, that is."""
         child = self.etcds[index]
-        await self._run(child)
+        await self._run_etcd(index)
         await wait_healthy(self.layout.members[index], child, START_S_MAX)
 
     # --- all of it -------------------------------------------------------------------------------------------------
@@ -191,7 +191,7 @@ class LocalCluster:
         self.nodes = [Child(self._node_spec(index)) for index in range(spec.nodes)]
         self.routers = [Child(self._router_spec(index)) for index in range(spec.routers)]
         # Members wait for each other, so all are started before the first is waited for.
-        await _all(self._run(child) for child in self.etcds)
+        await _all(self._run_etcd(index) for index in range(spec.etcd_members))
         await _all(wait_healthy(m, c, START_S_MAX) for m, c in zip(self._members, self.etcds, strict=True))
         async with etcd_client(self.layout.etcd_endpoints) as etcd:
             self._config, made = await ensure_cluster(
@@ -263,8 +263,17 @@ class LocalCluster:
         """Start a child, wait until it says that it is ready, and watch it from then on."""
         await self._retire(child)
         await child.start()
-        if child.spec.says_ready:
-            await child.ready(START_S_MAX)
+        await child.ready(START_S_MAX)
+        self._watch(child)
+
+    async def _run_etcd(self, index: int) -> None:
+        """Start a member and watch it from then on. It cannot serve before the others run."""
+        child = self.etcds[index]
+        await self._retire(child)
+        await start_member(self.layout.members[index], child, START_S_MAX)
+        self._watch(child)
+
+    def _watch(self, child: Child) -> None:
         if self.spec.restart:
             self._supervisors[child.name] = asyncio.create_task(_supervise(child), name=f"supervise {child.name}")
 

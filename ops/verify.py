@@ -18,7 +18,7 @@ from cluster.session import EtcdClient
 from cluster.types import ShardId
 from ops.audit import Audit, AuditedCampaign, Kind, Violation
 from ops.child import Child
-from ops.etcd import find_etcd, is_healthy, member_spec, wait_healthy
+from ops.etcd import find_etcd, is_healthy, member_spec, start_member, wait_healthy
 from ops.etcd_client import etcd_client
 from ops.layout import Layout, data_dir_lock, journal_dir, load_layout
 from ops.reread import Unreadable
@@ -175,8 +175,8 @@ async def _etcd_members(layout: Layout, data_dir: Path) -> AsyncIterator[None]:
     with data_dir_lock(data_dir):
         children = [Child(member_spec(binary, member, layout.members, data_dir)) for member in layout.members]
         try:
-            for child in children:
-                await child.start()
+            for member, child in zip(layout.members, children, strict=True):
+                await start_member(member, child, _ETCD_START_S_MAX)
             for member, child in zip(layout.members, children, strict=True):
                 await wait_healthy(member, child, _ETCD_START_S_MAX)
             yield

@@ -16,7 +16,6 @@ from cluster.config import JournalKind, shard_of
 from cluster.records import Keyspace, OwnerRecord
 from cluster.types import Revision, ShardId
 from cluster.watch import Snapshot
-from ops import errors
 from ops.etcd_client import etcd_client
 from ops.load import LoadSpec, run_load
 from ops.load_stats import ISSUED, Call, LoadResult
@@ -183,8 +182,3 @@ async def running(
         grpc.aio.insecure_channel(processes.router) as channel,
     ):
         yield Cluster(processes, CouponServiceStub(channel))
-
-
-def reason_of(error: grpc.aio.AioRpcError) -> str:
-    """ErrorInfo's reason."""
-    return errors.of_call(error).reason

@@ -129,3 +129,22 @@ def test_a_start_that_fails_leaves_nothing_running(tmp_path: Path) -> None:
         assert not any(child.running for child in (*cluster.etcds, *cluster.nodes, *cluster.routers))
 
     run(main)
+
+
+def test_a_killed_up_leaves_nothing_and_the_next_continues(tmp_path: Path) -> None:
+    """kill -9 of `up` ends its children, etcd in its own time; a `verify` and an `up` right after it just work."""
+    data_dir = tmp_path / "data"
+
+    async def main() -> None:
+        process = up(data_dir, "--nodes", "1", "--etcd-members", "3")
+        for _ in range(2):
+            await process.start()
+            router = (await process.ready(60)).removeprefix("ready router=")
+            code, _, err = await command("campaign", "create", "봄날", "--total", "2", "--id", "c", "--router", router)
+            assert (code, err) == (0, "")
+            await process.kill()
+        code, out, err = await command("verify", "--data-dir", str(data_dir), "--json")
+        assert (code, err) == (0, "")
+        assert [campaign["campaign_id"] for campaign in json.loads(out)["campaigns"]] == ["c"]
+
+    run(main)
