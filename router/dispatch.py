@@ -7,7 +7,7 @@ abandons its answer, never its call.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -45,8 +45,6 @@ class Dispatcher:
         self._calls = 0
         self._bytes = 0
         self._pace = _Pace()
-        self._idle = asyncio.Event()
-        self._idle.set()
 
     # --- for the service ---------------------------------------------------------------------------------------------
 
@@ -77,7 +75,6 @@ class Dispatcher:
         call.timer = loop.call_at(deadline, self._expire, call)
         self._calls += 1
         self._bytes += len(request)
-        self._idle.clear()
         line = self._lines[shard]
         line.push(call)
         self._offer(line)
@@ -92,19 +89,13 @@ class Dispatcher:
         """Fires when the shard's owner changes, and when the link to it comes up or goes down."""
         return self._moves[shard]
 
-    async def drained(self) -> None:
-        """Returns when nothing is in flight."""
-        await self._idle.wait()
-
     # --- for the topology --------------------------------------------------------------------------------------------
 
-    def set_owners(self, owners: Mapping[ShardId, Owner]) -> None:
-        """The whole view, as it is now."""
-        for line in self._lines:
-            owner = owners.get(line.shard)
-            address, revision = (owner.record.address, owner.revision) if owner else (None, 0)
-            if (line.address, line.revision) != (address, revision):
-                self._move(line, address, revision)
+    def set_owner(self, shard: ShardId, owner: Owner | None) -> None:
+        line = self._lines[shard]
+        address, revision = (owner.record.address, owner.revision) if owner else (None, 0)
+        if (line.address, line.revision) != (address, revision):
+            self._move(line, address, revision)
 
     def _move(self, line: ShardLine, address: str | None, revision: int) -> None:
         elsewhere = line.address != address
@@ -244,8 +235,6 @@ class Dispatcher:
         call.timer.cancel()
         self._calls -= 1
         self._bytes -= len(call.request)
-        if not self._calls:
-            self._idle.set()
         # A caller that is gone has cancelled its future.
         if call.reply.done():
             return

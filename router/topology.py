@@ -12,6 +12,7 @@ import structlog
 
 from cluster.records import Keyspace
 from cluster.topology import Topology
+from cluster.types import ShardId
 from cluster.watch import Changes, Snapshot
 from router.dispatch import Dispatcher
 from router.link import NodeLink
@@ -43,16 +44,26 @@ class TopologyFollower:
         """Follows for ever, and runs the links."""
         async with asyncio.TaskGroup() as links, aclosing(self._watches.watch(*self._keys.topology)) as updates:
             async for update in updates:
-                match update:
-                    case Snapshot():
-                        self._topology.reset(update.kvs)
-                    case Changes():
-                        for event in update.events:
-                            self._topology.apply(event)
-                self._apply(links)
+                shards = self._learn(update)
+                self._keep_links(links)
+                for shard in shards:
+                    self._dispatcher.set_owner(shard, self._topology.owners.get(shard))
                 self.ready.set()
 
-    def _apply(self, links: asyncio.TaskGroup) -> None:
+    def _learn(self, update: Snapshot | Changes) -> set[ShardId]:
+        """The shards whose owner may be another one now."""
+        match update:
+            case Snapshot():
+                before = set(self._topology.owners)
+                self._topology.reset(update.kvs)
+                return before | set(self._topology.owners)
+            case Changes():
+                for event in update.events:
+                    self._topology.apply(event)
+                keys = (event.kv.key for event in update.events)
+                return {self._keys.shard_of_owner(key) for key in keys if key.startswith(self._keys.shards)}
+
+    def _keep_links(self, links: asyncio.TaskGroup) -> None:
         nodes = {node.record.address for node in self._topology.nodes.values()}
         # A node that has lost its registration, and still owns, still answers.
         wanted = nodes | {owner.record.address for owner in self._topology.owners.values()}
@@ -63,4 +74,3 @@ class TopologyFollower:
             log.info("node_joined", node=address)
             link = self._links[address] = self._make_link(address)
             links.create_task(link.run(), name=f"link {address}")
-        self._dispatcher.set_owners(self._topology.owners)

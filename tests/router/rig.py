@@ -61,6 +61,12 @@ class FedWatches:
         kvs = [KeyValue(key, value, revision, revision, LeaseId(1)) for key, value in values.items()]
         self._updates.put_nowait(Changes(tuple(Event(kv, deleted=False) for kv in kvs), revision))
 
+    def snapshot(self, values: dict[str, bytes]) -> None:
+        self._revision += 1
+        revision = Revision(self._revision)
+        kvs = tuple(KeyValue(key, value, revision, revision, LeaseId(1)) for key, value in values.items())
+        self._updates.put_nowait(Snapshot(kvs, revision))
+
     def delete(self, *keys: str) -> None:
         self._revision += 1
         revision = Revision(self._revision)

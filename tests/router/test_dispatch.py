@@ -435,3 +435,19 @@ def test_the_last_view_stands_while_etcd_says_nothing() -> None:
             assert not router.dispatcher._links
 
     run(test())
+
+
+def test_a_new_listing_replaces_the_view() -> None:
+    """After a snapshot nothing of the view before counts: who is not in it owns nothing."""
+
+    async def test() -> None:
+        async with running_node() as node, rig() as router:
+            router.own(node)
+            await router.issue("a")
+            router.watches.snapshot({})
+            assert (await error_of(router.issue("b", timeout_s=0.2))).reason == coupon_pb2.NO_OWNER
+            router.own(node)
+            await router.issue("c")
+            assert node.users == ["a", "c"]
+
+    run(test())
