@@ -9,7 +9,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class NodeSettings(BaseSettings):
     """One node. Frozen; built once, in the entry point."""
 
-    model_config = SettingsConfigDict(env_prefix="SEONCHAK_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="SEONCHAK_", frozen=True, extra="ignore", use_attribute_docstrings=True
+    )
 
     node_id: str = Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Unique in the cluster, the same after a restart."""

@@ -32,14 +32,16 @@ def router(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """HOST:PORT of `seonchak up`."""
     directory = tmp_path_factory.mktemp("api")
     command = [sys.executable, "-m", "ops", "up", "--data-dir", str(directory), "--port", "0", "--journal", "file"]
-    with (directory / "up.log").open("wb") as log:
-        up = subprocess.Popen([*command, "--nodes", "2", "--shards", "8"], stdout=subprocess.PIPE, stderr=log)
-    assert up.stdout is not None
-    line = up.stdout.readline().decode().strip()
-    assert line.startswith("ready router="), (directory / "up.log").read_text()
-    yield line.removeprefix("ready router=")
-    up.send_signal(signal.SIGTERM)
-    assert up.wait(30) == 0
+    with (
+        (directory / "up.log").open("wb") as log,
+        subprocess.Popen([*command, "--nodes", "2", "--shards", "8"], stdout=subprocess.PIPE, stderr=log) as up,
+    ):
+        assert up.stdout is not None
+        line = up.stdout.readline().decode().strip()
+        assert line.startswith("ready router="), (directory / "up.log").read_text()
+        yield line.removeprefix("ready router=")
+        up.send_signal(signal.SIGTERM)
+        assert up.wait(30) == 0
 
 
 @pytest.fixture(scope="module")
@@ -373,10 +375,10 @@ def test_garbage_and_oversize_are_invalid_arguments(channel: grpc.Channel, metho
     """Bytes that are no message, or more than 1 MiB: INVALID_ARGUMENT, never INTERNAL."""
     path = f"/coupon.v1.CouponService/{method}"
     if method == "WatchCampaign":
-        stream = channel.unary_stream(path)
+        stream = channel.unary_stream(path, bytes, bytes)
         assert said(lambda: list(stream(body, timeout=TIMEOUT_S)))[0] == "INVALID_ARGUMENT"
     else:
-        unary = channel.unary_unary(path)
+        unary = channel.unary_unary(path, bytes, bytes)
         assert said(lambda: unary(body, timeout=TIMEOUT_S))[0] == "INVALID_ARGUMENT"
 
 

@@ -58,12 +58,12 @@ class FakeNode(node_pb2_grpc.NodeServiceServicer):
         """How many calls each frame had."""
         self.pings = 0
         self.hellos = 0
-        self.frozen = False
-        """Reads nothing and says nothing, the connection stays."""
         self.campaigns: dict[str, list[coupon_pb2.Campaign]] = {}
         """For Watch: all that a subscription is told at once, one after another."""
         self.watches = 0
         self.address = ""
+        self._thawed = asyncio.Event()
+        self._thawed.set()
         self._outbox: asyncio.Queue[node_pb2.NodeFrame | None] = asyncio.Queue()
         self._watch_end = asyncio.Event()
         self._came = asyncio.Condition()
@@ -88,6 +88,10 @@ class FakeNode(node_pb2_grpc.NodeServiceServicer):
         said = [reply for reply in replies if reply is not None]
         self._outbox.put_nowait(node_pb2.NodeFrame(replies=node_pb2.Replies(replies=said)))
 
+    def freeze(self) -> None:
+        """From now on it reads nothing and says nothing; connections stay."""
+        self._thawed.clear()
+
     def break_stream(self) -> None:
         self._outbox.put_nowait(None)
 
@@ -104,6 +108,7 @@ class FakeNode(node_pb2_grpc.NodeServiceServicer):
         hello = await anext(frames)
         assert hello.WhichOneof("kind") == "hello"
         await self._note(hellos=1)
+        await self._thawed.wait()
         different = mismatch(self.identity, hello.hello.identity)
         if different and self.checks:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, different)
@@ -120,14 +125,14 @@ class FakeNode(node_pb2_grpc.NodeServiceServicer):
                     frame = node_pb2.NodeFrame(ping=node_pb2.Ping())
                 if frame is None:
                     await context.abort(self.break_code, "scripted")
-                elif not self.frozen:
+                elif self._thawed.is_set():
                     yield frame
         finally:
             reading.cancel()
 
     async def _read(self, frames: AsyncIterator[node_pb2.RouterFrame]) -> None:
         async for frame in frames:
-            if self.frozen:
+            if not self._thawed.is_set():
                 return
             if frame.WhichOneof("kind") == "ping":
                 await self._note(pings=1)
@@ -151,6 +156,7 @@ class FakeNode(node_pb2_grpc.NodeServiceServicer):
     ) -> AsyncIterator[coupon_pb2.Campaign]:
         end = self._watch_end
         await self._note(watches=1)
+        await self._thawed.wait()
         if request.campaign_id not in self.campaigns:
             await context.abort(grpc.StatusCode.NOT_FOUND, "no such campaign")
         for campaign in self.campaigns[request.campaign_id]:

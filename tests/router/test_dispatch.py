@@ -7,11 +7,13 @@ from dataclasses import replace
 import pytest
 
 from cluster.config import shard_of
+from cluster.records import NodeRecord, NodeState
+from cluster.types import Incarnation, LeaseId, NodeId
 from proto import coupon_pb2, node_pb2
 from router.dispatch import DispatchSettings
 from router.errors import ApiError
 from tests.router.fake_node import issued, not_owner, refusal, running_node, silent, unknown
-from tests.router.rig import SHARDS, Rig, rig, run, within
+from tests.router.rig import KEYS, SHARDS, Rig, rig, run, within
 
 PATIENT = DispatchSettings(retry_s=0.02, retry_max_s=0.02)
 
@@ -444,7 +446,9 @@ def test_a_new_listing_replaces_the_view() -> None:
         async with running_node() as node, rig() as router:
             router.own(node)
             await router.issue("a")
-            router.watches.snapshot({})
+            me = Incarnation(NodeId(node.address), LeaseId(1))
+            record = NodeRecord(me, node.address, NodeState.ACTIVE)
+            router.watches.snapshot({KEYS.node(me.node_id): record.encode()})
             assert (await error_of(router.issue("b", timeout_s=0.2))).reason == coupon_pb2.NO_OWNER
             router.own(node)
             await router.issue("c")

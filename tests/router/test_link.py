@@ -35,7 +35,8 @@ def test_a_frozen_node_is_reset() -> None:
         async with running_node() as frozen, running_node() as next_owner, rig() as router:
             router.own(frozen)
             await router.issue("before")
-            frozen.script, frozen.frozen = silent, True
+            frozen.script = silent
+            frozen.freeze()
             begun = loop.time()
             call = asyncio.create_task(router.issue("during"))
             await asyncio.sleep(0.1)

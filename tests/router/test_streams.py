@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack
 
 import grpc
 import grpc.aio
@@ -305,7 +306,7 @@ def test_a_frozen_owner_does_not_keep_a_watch() -> None:
             router.own(frozen)
             watch = client.watch("c")
             assert await told(watch) == campaign(1)
-            frozen.frozen = True
+            frozen.freeze()
             router.disown("c")
             router.own(owner, "c")
             assert await told(watch) == campaign(2)
@@ -351,19 +352,26 @@ def test_watch_without_an_owner() -> None:
     run(test())
 
 
-def test_watch_of_an_owner_that_is_gone() -> None:
-    """A link that goes down ends the subscriptions on it, whether or not the topology has noticed."""
+@pytest.mark.parametrize("how", ["gone", "frozen"])
+def test_watch_of_an_owner_that_is_gone(how: str) -> None:
+    """A link that goes down ends the subscriptions on it, whether or not the topology has noticed, and whether or not
+    the connection tells."""
 
     async def test() -> None:
         settings = ServiceSettings(default_timeout_s=0.5)
         async with rig(service=settings) as router, served(router) as (_, client):
-            async with running_node() as node:
+            async with AsyncExitStack() as until_gone:
+                node = await until_gone.enter_async_context(running_node())
                 node.campaigns["c"] = [campaign(1)]
                 router.own(node)
                 watch = client.watch("c")
                 await told(watch)
-            with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await watch.read()
+                if how == "gone":
+                    await until_gone.aclose()
+                else:
+                    node.freeze()
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await watch.read()
             assert Details.of_rpc(caught.value).reason == "NO_OWNER"
 
     run(test())
