@@ -34,7 +34,7 @@ def test_without_etcd_nothing_is_granted_and_it_comes_back_by_itself(tmp_path: P
             coupon = (await cluster.issue("launch", "u0")).coupon
             owner = await cluster.owner("launch")
             cluster.processes.etcds[0].freeze()
-            while not cluster.logged(owner.node, "lease_lost"):
+            while not cluster.logged(owner.node, "life_over"):
                 await asyncio.sleep(0.05)
             with pytest.raises(grpc.aio.AioRpcError) as grant:
                 await cluster.issue("launch", "u1", timeout_s=1.0)

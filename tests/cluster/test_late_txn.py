@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc.aio
@@ -92,13 +93,26 @@ def test_a_txn_that_lands_after_a_read_found_nothing_is_not_doubled(tmp_path: Pa
     run(main)
 
 
-async def _held_issue(proxy: Proxy, issue: Callable[[], "asyncio.Task[object]"]) -> "asyncio.Task[object]":
-    """Make the patient user's call so that its Txn stays in the proxy, and lose what its owner says on giving up."""
-    proxy.up.hold()
-    call = issue()
-    await until(lambda: b"patient" in proxy.up.held)
-    proxy.up.drop()
-    return call
+@dataclass(frozen=True)
+class Held:
+    """A call whose Txn is in a proxy, so that its owner can only give up on it."""
+
+    proxy: Proxy
+    user_id: str
+    call: "asyncio.Task[object]"
+
+
+async def _held_issue(proxies: list[Proxy], issue: Callable[[str], "asyncio.Task[object]"]) -> Held:
+    """Hold the proxy that the owner uses, and lose what the owner says on giving up."""
+    for number, proxy in enumerate(proxies):
+        held = Held(proxy, f"patient-{number}", issue(f"patient-{number}"))
+        proxy.up.hold()
+        await until(lambda held=held: held.user_id.encode() in held.proxy.up.held or held.call.done())  # type: ignore[misc]
+        if not held.call.done():
+            proxy.up.drop()
+            return held
+        proxy.up.release()
+    raise AssertionError("the owner's Txn came by neither proxy")
 
 
 @pytest.mark.cluster
@@ -113,8 +127,8 @@ def test_a_txn_that_outlives_its_caller_or_its_owner(tmp_path: Path, owner_dies:
         )
         layout.save(tmp_path)
         async with AsyncExitStack() as stack:
-            slow, quick = [await stack.enter_async_context(running_proxy(layout.etcd[0].port)) for _ in range(2)]
-            node_env = {"SEONCHAK_ETCD_ENDPOINTS": f"{slow.endpoint},{quick.endpoint}"}
+            first, second = [await stack.enter_async_context(running_proxy(layout.etcd[0].port)) for _ in range(2)]
+            node_env = {"SEONCHAK_ETCD_ENDPOINTS": f"{first.endpoint},{second.endpoint}"}
             cluster = await stack.enter_async_context(running(tmp_path, "etcd", node_env=node_env))
             assert cluster.processes.layout.etcd[0].port == layout.etcd[0].port
             await cluster.create("launch", 20)
@@ -122,22 +136,23 @@ def test_a_txn_that_outlives_its_caller_or_its_owner(tmp_path: Path, owner_dies:
                 await cluster.issue("launch", f"early-{number}")
             before = await cluster.owner("launch")
 
-            call = await _held_issue(
-                slow, lambda: asyncio.create_task(cluster.issue("launch", "patient", timeout_s=0.4))
+            held = await _held_issue(
+                [first, second], lambda user_id: asyncio.create_task(cluster.issue("launch", user_id, timeout_s=0.4))
             )
             with pytest.raises(grpc.aio.AioRpcError) as gave_up:
-                await call
+                await held.call
             assert gave_up.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
             if owner_dies:
                 await cluster.processes.kill_node(before.node)
                 await cluster.next_owner("launch", before)
-            coupon = (await cluster.issue("launch", "patient")).coupon
+            coupon = (await cluster.issue("launch", held.user_id)).coupon
 
-            answered = slow.down.came_bytes
-            slow.up.release()
-            await until(lambda: slow.down.came_bytes > answered)
-            assert (await cluster.issue("launch", "patient")).coupon == coupon
-            for number in range(14):
+            answered = held.proxy.down.came_bytes
+            held.proxy.up.release()
+            await until(lambda: held.proxy.down.came_bytes > answered)
+            assert (await cluster.issue("launch", held.user_id)).coupon == coupon
+            _, coupons = await cluster.read("launch")
+            for number in range(20 - len(coupons)):
                 await cluster.issue("launch", f"late-{number}")
             await cluster.check_exact("launch", 20)
 

@@ -113,7 +113,7 @@ from node.journal.file import FileJournal
 
 async def main():
     journal = FileJournal(sys.argv[1], RealDisk())
-    owner = await journal.open(ShardId(7), Epoch(1, Revision(2)), lambda entry: print(entry.decode()))
+    owner = await journal.open(ShardId(7), Epoch(1, Revision(2)), lambda entry: print(entry.decode(), flush=True))
     await owner.append(b"from a process that died")
     os._exit(0)
 

@@ -64,8 +64,9 @@ class Way:
                 await asyncio.sleep(max(0.0, due_s - loop.time()))
                 await self._open.wait()
                 if not data:
-                    if not writer.transport.is_closing():
-                        writer.write_eof()  # a half-close: what was passed on is still to be answered
+                    # When words of a client were held back the server is not told that it is gone: it would drop them.
+                    if not self.held and not writer.transport.is_closing():
+                        writer.write_eof()
                     return
                 try:
                     writer.write(data)
