@@ -31,7 +31,7 @@ class LinkSettings:
 
     frame_calls_max: int = 512
     frame_bytes_max: int = 1 << 20
-    frame_gap_s: float = 0.002
+    frame_gap_s: float = 0.005
     """Least time between the end of a write and the next: a lone call goes at once, many at a time share a frame."""
     ping_s: float = 0.25
     """Silent for so long: say something."""
