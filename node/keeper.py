@@ -158,13 +158,13 @@ class Keeper:
             except (MalformedEntry, UnknownFormat, LedgerViolation) as error:
                 raise CorruptJournal(f"shard {held.id}, entry {replayer.position}", str(error)) from error
 
-        async with self._openings:
-            began_s = loop.time()
-            try:
+        try:
+            async with self._openings:
+                began_s = loop.time()
                 journal = await self._journal.open(held.id, held.epoch, replay)
-            except CorruptJournal as corrupt:
-                await self._stand_corrupt(held, corrupt)
-                return
+        except CorruptJournal as corrupt:
+            await self._stand_corrupt(held, corrupt)
+            return
         ledger.committed()
         took_ms = round((loop.time() - began_s) * 1_000)
         log.info(

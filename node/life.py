@@ -22,7 +22,7 @@ from cluster.types import Incarnation, NodeId, Revision, ShardId
 from cluster.watch import Changes, Snapshot
 from node.journal.base import Journal
 from node.keeper import Keeper, NotHandedOver
-from node.ownership import Action, Claim, Leave, Local, Open, Ownership, Pull
+from node.ownership import Action, Claim, Leave, Local, Open, Ownership, Pull, lives
 from node.peers import HandoverFailed, Peers
 from node.wallclock import ClockStepped, WallClock
 
@@ -35,6 +35,9 @@ PAUSE_S = 0.3
 """How long a shard is left alone after a claim or a pull that failed, give or take a half."""
 
 CLOCK_CHECK_S = 0.2
+
+FINISH_S_MAX = 2.0
+"""How long a drain waits for entries in flight once nobody pulls any more."""
 
 
 class LifeOver(Exception):
@@ -98,6 +101,7 @@ class Life:
         self._dead: set[Incarnation] = set()
         self._busy: set[ShardId] = set()
         self._presence: dict[Incarnation, asyncio.Task[None]] = {}
+        self._pulling: dict[ShardId, tuple[Pull, asyncio.Task[None]]] = {}
         self._pulls = asyncio.Semaphore(PULLS_MAX)
         self._draining = False
         self._ownership = Ownership(parts.config.shards, self.me, claim_delay_s=parts.timing.claim_delay_s)
@@ -119,6 +123,11 @@ class Life:
         self._tasks.create_task(self._watch(), name="watch")
         self._tasks.create_task(self._plan(), name="plan")
         self._tasks.create_task(self._check_clock(), name="clock")
+
+    def end(self) -> None:
+        """The life's tasks have ended. Peers that still wait for an answer wait for its watch no longer."""
+        self.ended.set()
+        self._watched.set()
 
     # --- seeing -------------------------------------------------------------------------------------------------------
 
@@ -175,6 +184,7 @@ class Life:
         await self._watched.wait()
         while True:
             self._news.clear()
+            self._give_up_pulls()
             plan = self._ownership.plan(self.topology, self._local(), loop.time())
             for action in plan.actions:
                 self._act(action)
@@ -202,9 +212,12 @@ class Life:
                 self._tasks.create_task(self._claim(action), name=f"claim-{action.shard}")
             case Pull():
                 self._busy.add(action.shard)
-                self._tasks.create_task(self._pull(action), name=f"pull-{action.shard}")
+                task = self._tasks.create_task(self._pull(action), name=f"pull-{action.shard}")
+                self._pulling[action.shard] = action, task
+                task.add_done_callback(lambda _: self._pulled(action))  # also for one cancelled before its first step
 
     async def _claim(self, claim: Claim) -> None:
+        planned = self._revision
         if claim.seen and self.keeper.spent.get(claim.shard) == claim.seen:
             # Whatever ended the shard here may end it again at once: do not spin.
             await self._pause()
@@ -219,7 +232,7 @@ class Life:
                 await self._until(result.revision)
             else:
                 self._require_same_cluster(result)
-                await self._pause()
+                await self._pause_unless_seen_since(planned)
         self._busy.discard(claim.shard)
         self._news.set()
 
@@ -255,15 +268,34 @@ class Life:
                 await self._pause()
             else:
                 await self._until(revision)
+
+    def _pulled(self, pull: Pull) -> None:
+        del self._pulling[pull.shard]
         self._busy.discard(pull.shard)
         self._news.set()
+
+    def _give_up_pulls(self) -> None:
+        """An owner that is gone, or is not the owner any more, may let this node wait for long; the shard must not."""
+        for pull, task in list(self._pulling.values()):
+            owner = self.topology.owners.get(pull.shard)
+            given = owner is not None and owner.record.incarnation == self.me
+            if not given and (
+                owner != pull.owner or not lives(pull.owner.record.incarnation, self.topology, self._dead)
+            ):
+                task.cancel()
 
     async def _pause(self) -> None:
         await asyncio.sleep(PAUSE_S * self._parts.rng.uniform(0.5, 1.5))
 
+    async def _pause_unless_seen_since(self, revision: Revision) -> None:
+        """A claim on an outdated view, like the second on one corpse, may be planned anew with the next."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PAUSE_S * self._parts.rng.uniform(0.5, 1.5)):
+                await self._until(Revision(revision + 1))
+
     async def _until(self, revision: Revision) -> None:
-        """Wait until the topology shows what happened at `revision`."""
-        while self._revision < revision:
+        """Wait until the topology shows what happened at `revision`, or the life has ended."""
+        while self._revision < revision and not self.ended.is_set():
             self._watched.clear()
             await self._watched.wait()
 
@@ -293,14 +325,21 @@ class Life:
                 while self._owned() and self._has_successor():
                     self._watched.clear()
                     await self._watched.wait()
-        await self.keeper.drain()
+        with suppress(TimeoutError):  # then the outcome of what is in flight stays unknown
+            async with asyncio.timeout(FINISH_S_MAX):
+                await self.keeper.drain()
 
     async def _announce_drain(self) -> None:
         record = NodeRecord(self.me, self.record.address, NodeState.DRAINING)
         key = self._keys.node(self.me.node_id)
         txn = Txn((ValueIs(key, self.record.encode()),), (Put(key, record.encode(), self.me.lease_id),))
-        with suppress(EtcdUnavailable, EtcdRefused):  # then the successors learn of it when the lease is given back
-            await self._etcd.txn(txn)
+        while True:
+            try:
+                await self._etcd.txn(txn)
+            except (EtcdUnavailable, EtcdRefused):
+                await self._pause()  # if it has landed, the guard fails next time
+            else:
+                return
 
     def _owned(self) -> bool:
         return any(owner.record.incarnation == self.me for owner in self.topology.owners.values())

@@ -10,7 +10,7 @@ from contextlib import aclosing, suppress
 import structlog
 
 from cluster.endpoints import RevisionWentBack
-from cluster.kv import EtcdRefused, EtcdUnavailable, Get, ModRevisionIs, Put, Txn
+from cluster.kv import LEASE_NOT_FOUND, TOO_MANY_REQUESTS, EtcdRefused, EtcdUnavailable, Get, ModRevisionIs, Put, Txn
 from cluster.lease import LeaseKeeper, LeaseLost
 from cluster.records import NodeRecord, NodeState
 from cluster.types import Incarnation, Revision
@@ -33,6 +33,8 @@ class Member:
         self._parts = parts
         self._past: set[Incarnation] = set()
         self._drain = asyncio.Event()
+        self._restored = False
+        """etcd's revision went back, and no watch has listed it anew since."""
         self.life: Life | None = None
         """The present life, once registered; None between lives."""
 
@@ -46,8 +48,14 @@ class Member:
         Raises:
             NodeIdInUse: another process has this node id now.
         """
+        this = asyncio.current_task()
+        assert this is not None
         while True:
-            why = await self._live(on_registered)
+            # A task of its own: until Python 3.13 a task group that ends with errors forgets that its task was
+            # cancelled at the same moment.
+            why = await asyncio.create_task(self._live(on_registered), name="life")
+            if this.cancelling():
+                raise asyncio.CancelledError
             log.info("life_over", why=why)
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._parts.timing.hold_down_s):
@@ -64,6 +72,8 @@ class Member:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._end_on_drain(), name="drain")
+                if self._restored:
+                    await self._list_anew()
                 me = Incarnation(self._parts.node_id, await lease.acquire())
                 self._past.add(me)
                 tasks.create_task(_keep(lease), name="lease")
@@ -78,14 +88,14 @@ class Member:
             ends += over.exceptions
         finally:
             if self.life is not None:
-                self.life.ended.set()
+                self.life.end()
             self.life = None
         await self._bury(lease)
         for end in ends:
             if isinstance(end, NodeIdInUse):
                 raise end
             if isinstance(end, RevisionWentBack):
-                await self._list_anew()
+                self._restored = True
         return "; ".join(sorted(map(str, ends)))
 
     async def _bury(self, lease: LeaseKeeper) -> None:
@@ -100,6 +110,7 @@ class Member:
         """Begin again with an etcd that was restored: a watch's listing is what the session believes it from."""
         async with aclosing(self._parts.etcd.watch(*self._parts.keys.topology)) as seen:
             await anext(seen)
+        self._restored = False
 
     async def _cluster_incarnation(self) -> int:
         """Read for every life: a restore raises it."""
@@ -115,11 +126,11 @@ class Member:
         """Write `nodes/<id>`, unless a living process has it.
 
         A registration of an earlier life of this very process is replaced. Another's is waited for: if its process is
-        dead, its lease ends within the TTL.
+        dead, its lease ends within the TTL, or twice that if etcd's leader changed meanwhile: then leases begin anew.
         """
         loop = asyncio.get_running_loop()
         key = self._parts.keys.node(self._parts.node_id)
-        give_up_s = loop.time() + self._parts.timing.lease_ttl_s + 1.0
+        give_up_s = loop.time() + 2 * self._parts.timing.lease_ttl_s + 1.0
         while True:
             found = (await self._parts.etcd.get(Get(key))).kvs
             theirs = NodeRecord.decode(found[0].value).incarnation if found else None
@@ -128,8 +139,14 @@ class Member:
             if theirs is None or theirs in self._past:
                 seen = found[0].mod_revision if found else Revision(0)
                 txn = Txn((ModRevisionIs(key, seen),), (Put(key, record.encode(), record.incarnation.lease_id),))
-                with suppress(EtcdUnavailable):  # whether it was written, the next read tells
+                try:
                     await self._parts.etcd.txn(txn)
+                except EtcdUnavailable:
+                    pass  # whether it was written, the next read tells
+                except EtcdRefused as refused:
+                    if refused.reason not in (LEASE_NOT_FOUND, TOO_MANY_REQUESTS):
+                        raise
+                    raise LifeOver(f"registration refused: {refused.reason}") from refused
                 continue
             if loop.time() > give_up_s:
                 raise NodeIdInUse(f"node id {self._parts.node_id!r} belongs to the living {theirs}")

@@ -133,7 +133,7 @@ class Ownership:
         if self._me.node_id not in order:
             return []
         rank = order.index(self._me.node_id)
-        if owner is not None and _lives(owner.record.incarnation, topology, local):
+        if owner is not None and lives(owner.record.incarnation, topology, local.dead):
             self._orphaned_s.pop(shard, None)
             return [Pull(shard, owner)] if rank == 0 else []
         due_s = self._orphaned_s.setdefault(shard, now_s) + rank * self._claim_delay_s
@@ -154,9 +154,10 @@ def _may_own(node: NodeRecord, local: Local) -> bool:
     return node.state is NodeState.ACTIVE and node.incarnation not in local.dead
 
 
-def _lives(incarnation: Incarnation, topology: Topology, local: Local) -> bool:
+def lives(incarnation: Incarnation, topology: Topology, dead: Set[Incarnation]) -> bool:
+    """It is registered, and its process is not known to be gone."""
     node = topology.nodes.get(incarnation.node_id)
-    return node is not None and node.record.incarnation == incarnation and incarnation not in local.dead
+    return node is not None and node.record.incarnation == incarnation and incarnation not in dead
 
 
 def _corpse(owner: Owner | None, topology: Topology) -> Corpse | None:

@@ -1,0 +1,334 @@
+"""A node's shards: claimed, pulled, handed over, opened again after a failure; no call is lost on the way."""
+
+import asyncio
+import errno
+
+import pytest
+
+from cluster.config import JournalKind
+from cluster.types import Incarnation, LeaseId, NodeId
+from node.commands import GetCampaign, Reason, Refused
+from node.keeper import State
+from node.peers import HandoverFailed
+from tests.fakes.disk import Fail, Fault, Operation
+from tests.fakes.etcd_faults import Fate, Leg, Loss
+from tests.node.world import World, run, with_load
+
+both_journals = pytest.mark.parametrize("kind", ["file", "etcd"])
+
+
+@both_journals
+def test_three_members_own_everything(kind: JournalKind) -> None:
+    """Each shard is owned and served once, by the node that placement names."""
+
+    async def main(world: World) -> None:
+        await world.started("a", "b", "c")
+        await world.serve_all()
+        assert {incarnation.node_id for incarnation, _ in world.owners().values()} == {"a", "b", "c"}
+
+    run(main, lambda: World(kind))
+
+
+@both_journals
+def test_a_member_that_joins_pulls_its_shards_while_callers_go_on(kind: JournalKind) -> None:
+    """A handover moves only the newcomer's shards, each once, and no call is lost."""
+
+    async def main(world: World) -> None:
+        _, load = await with_load(world, "a", "b")
+        before = world.owners()
+        c = world.start("c")
+        await world.healthy()
+        moved = {shard for shard, owner in world.owners().items() if owner != before[shard]}
+        assert moved == {shard for shard, (owner, _) in world.owners().items() if owner == c.life.me}
+        assert moved
+        await load.stop()
+        assert load.gap_s < 0.2
+
+    run(main, lambda: World(kind, shards=16))
+
+
+@both_journals
+def test_a_drain_hands_everything_over(kind: JournalKind) -> None:
+    """`drain` returns when the others serve everything, and no call is lost."""
+
+    async def main(world: World) -> None:
+        (a, *_), load = await with_load(world, "a", "b", "c")
+        a.drain()
+        await world.until(lambda: not a.runs, within_s=3.0)
+        await world.healthy(0.2)
+        await load.stop()
+        assert load.gap_s < 0.2
+        assert "a" not in world.registered()
+
+    run(main, lambda: World(kind))
+
+
+@both_journals
+def test_the_last_member_drains_and_gives_its_lease_back(kind: JournalKind) -> None:
+    """With nobody to take over it ends at once, and leaves nothing behind in etcd."""
+
+    async def main(world: World) -> None:
+        (a,) = await world.started("a")
+        await world.serve_all()
+        a.drain()
+        await world.until(lambda: not a.runs, within_s=0.5)
+        assert not world.owners()
+        assert not world.registered()
+        assert not world.etcd.store.leases
+        await world.started("b")
+        await world.serve_all()
+
+    run(main, lambda: World(kind))
+
+
+def test_members_that_drain_together_end() -> None:
+    """Nobody waits for a successor that is leaving too."""
+
+    async def main(world: World) -> None:
+        processes = await world.started("a", "b", "c")
+        for process in processes:
+            process.drain()
+        await world.until(lambda: not world.living(), within_s=1.0)
+        assert not world.owners()
+
+    run(main)
+
+
+@pytest.mark.parametrize("fate", [Fate(request=Leg(loss=Loss.BROKEN)), Fate(answer=Leg(loss=Loss.BROKEN))])
+@both_journals
+def test_a_claim_whose_answer_is_lost(kind: JournalKind, fate: Fate) -> None:
+    """Whether it landed the watch tells; then it is opened, or claimed again."""
+
+    async def main(world: World) -> None:
+        world.script.next("txn", Fate(), *[fate] * world.shards, client="a")
+        await world.started("a")
+        await world.serve_all()
+
+    run(main, lambda: World(kind))
+
+
+@pytest.mark.parametrize("fate", [Fate(request=Leg(loss=Loss.BROKEN)), Fate(answer=Leg(loss=Loss.BROKEN))])
+@both_journals
+def test_a_handover_whose_answer_is_lost(kind: JournalKind, fate: Fate) -> None:
+    """If it landed the successor has the shard, if not the owner serves on with a new epoch, until it is pulled."""
+
+    async def main(world: World) -> None:
+        (a,) = await world.started("a")
+        await world.serve_all()
+        world.script.next("txn", *[fate] * world.shards, client="a")
+        world.start("b")
+        await world.healthy()
+        await world.serve_all()
+        await world.until(lambda: not a.life.keeper.handing_over)
+
+    run(main, lambda: World(kind))
+
+
+@pytest.mark.parametrize("fate", [Fate(request=Leg(loss=Loss.SILENT)), Fate(answer=Leg(loss=Loss.SILENT))])
+def test_a_drain_whose_announcement_is_lost(fate: Fate) -> None:
+    """It is announced again: successors that do not hear of it would let the process wait for its last second."""
+
+    async def main(world: World) -> None:
+        (a, _), load = await with_load(world, "a", "b")
+        world.script.next("txn", fate, client="a")
+        a.drain()
+        await world.until(lambda: not a.runs, within_s=3.0)
+        await load.stop()
+        assert load.gap_s < 0.2
+
+    run(main)
+
+
+@pytest.mark.parametrize("names", [("a",), ("a", "b")])
+def test_a_drain_while_etcd_takes_no_writes(names: tuple[str, ...]) -> None:
+    """An entry that can neither be written nor given up does not hold the process for longer than a drain may last."""
+
+    async def main(world: World) -> None:
+        (a, *_) = await world.started(*names)
+        await world.serve_all()
+        world.etcd.store.no_space = True
+        shard = next(shard for shard in range(world.shards) if a.serves(shard))
+        stuck = asyncio.create_task(world.issue(world.campaign(shard), "late"))
+        await asyncio.sleep(1.0)
+        a.drain()
+        await world.until(lambda: not a.runs, within_s=13.0)
+        world.etcd.store.disarm()
+        if names == ("a",):
+            world.start("c")
+        await stuck
+
+    run(main, lambda: World("etcd"))
+
+
+def test_an_owner_that_vanishes_while_it_is_asked() -> None:
+    """A pull from a frozen process is given up when its lease is over, and the shards are claimed."""
+
+    async def main(world: World) -> None:
+        (a,) = await world.started("a")
+        await world.serve_all()
+        world.apart.add(frozenset((a.address, "b:1")))
+        b = world.start("b")
+        await asyncio.sleep(0.5)
+        a.cut()
+        await world.healthy(4.0, [b])
+        await world.serve_all()
+        world.apart.clear()
+        a.heal()
+        await world.healthy(5.0)
+
+    run(main)
+
+
+@both_journals
+def test_a_successor_that_vanishes(kind: JournalKind) -> None:
+    """Who dies while it pulls costs nothing: what it got is claimed again, what it did not get is served on."""
+
+    async def main(world: World) -> None:
+        (a,), load = await with_load(world, "a")
+        for crash_after_s in [0.02, 0.03, 0.04, 0.05, 0.06]:
+            b = world.start("b")
+            await asyncio.sleep(crash_after_s)
+            b.crash()
+            await world.healthy(5.0)
+        await load.stop()
+        assert a.lives == 1
+
+    run(main, lambda: World(kind))
+
+
+def test_two_who_pull_one_shard() -> None:
+    """The second hears that a handover is under way, and nothing is given twice."""
+
+    async def main(world: World) -> None:
+        (a, b) = await world.started("a", "b")
+        await world.serve_all()
+        shard, (owner, revision) = next(item for item in world.owners().items() if item[1][0] == a.life.me)
+        first = asyncio.create_task(b.peers.hand_over(a.address, shard, revision, b.life.me))
+        await asyncio.sleep(0.001)
+        with pytest.raises(HandoverFailed, match="under way"):
+            await b.peers.hand_over(a.address, shard, revision, b.life.me)
+        for outdated in (revision, await first):
+            with pytest.raises(HandoverFailed):
+                await b.peers.hand_over(a.address, shard, outdated, owner)
+        with pytest.raises(HandoverFailed, match="not registered"):
+            await b.peers.hand_over(a.address, shard, revision, Incarnation(NodeId("x"), LeaseId(1)))
+        await world.healthy()
+
+    run(main)
+
+
+def test_a_handover_that_outlives_its_life() -> None:
+    """Who asked is answered also when the owner's life ends before its watch has shown the handover."""
+
+    async def main(world: World) -> None:
+        (a, b) = await world.started("a", "b")
+        shard, (_, revision) = next(item for item in world.owners().items() if item[1][0] == a.life.me)
+        world.script.next("watch_batch", Fate(answer=Leg(loss=Loss.SILENT)), client="a")
+        asked = asyncio.create_task(b.peers.hand_over(a.address, shard, revision, b.life.me))
+        await asyncio.sleep(0.1)
+        assert not asked.done()
+        a.clock.step_us += 1_000_000
+        await world.until(lambda: a.member.life is None)
+        await world.until(asked.done, within_s=0.1)
+        assert asked.result() > revision
+        await world.healthy()
+
+    run(main)
+
+
+class BrokenDisk:
+    """Fails what one process does to its disk, in some of the calls."""
+
+    def __init__(self, process: str, kind: str, number: int, every: int = 1) -> None:
+        self._process = process
+        self._kind = kind
+        self._errno = number
+        self._every = every
+        self._count = 0
+
+    async def __call__(self, operation: Operation) -> Fault | None:
+        if (operation.process, operation.kind) != (self._process, self._kind):
+            return None
+        self._count += 1
+        return Fail(self._errno) if self._count % self._every == 0 else None
+
+
+@pytest.mark.parametrize(
+    ("kind", "number", "every"),
+    [("append", errno.ENOSPC, 2), ("append", errno.EIO, 2), ("sync", errno.EIO, 2), ("sync", errno.EIO, 3)],
+)
+def test_a_disk_that_fails(kind: str, number: int, every: int) -> None:
+    """After a refused append or a failed sync the shard is opened again with a new epoch; not as fast as it can."""
+
+    async def main(world: World) -> None:
+        (a, _), load = await with_load(world, "a", "b")
+        world.disk.intercept = BrokenDisk("a", kind, number, every)
+        before = world.epochs()
+        mine = [shard for shard in before if a.serves(shard)]
+        await asyncio.sleep(10.0)
+        burnt = [len([path for path in world.disk.files() if f"shard-{shard:04}" in str(path)]) for shard in mine]
+        assert min(burnt) > 3, "the fault was not met"
+        assert max(burnt) < 50, "it spins"
+        assert a.lives == 1
+        world.disk.intercept = None
+        await world.healthy(1.0)
+        await load.stop()
+        after = world.epochs()
+        assert all((after[shard] == before[shard]) == (shard not in mine) for shard in before)
+
+    run(main)
+
+
+@pytest.mark.parametrize("kind", ["create", "open", "list_directory", "sync", "sync_directory", "append"])
+def test_a_disk_that_is_gone(kind: str) -> None:
+    """A node whose disk does nothing any more claims its shards again and again, but does not spin and does not end."""
+
+    async def main(world: World) -> None:
+        (a, b), load = await with_load(world, "a", "b")
+        world.disk.intercept = BrokenDisk("a", kind, errno.EIO)
+        mine = [shard for shard in world.owners() if a.serves(shard)]
+        before = world.etcd.store.revision
+        for shard in mine:
+            a.life.keeper.leave(shard)
+        await asyncio.sleep(10.0)
+        assert b.lives == a.lives == 1
+        assert world.etcd.store.revision - before < 50 * len(mine), "it spins"
+        world.disk.intercept = None
+        await world.healthy(2.0)
+        await load.stop()
+
+    run(main)
+
+
+@both_journals
+def test_corrupt_journals(kind: JournalKind) -> None:
+    """A shard whose journal cannot be believed stands, is refused and stays with its owner; however many there are,
+    the others are served."""
+
+    async def main(world: World) -> None:
+        (a,) = await world.started("a")
+        await world.serve_all()
+        a.crash()
+        corrupt = list(range(10))
+        for shard in corrupt:
+            await world.corrupt(shard)
+        a = world.start("a")
+        await world.until(lambda: all(a.serves(shard) for shard in range(10, world.shards)))
+        for shard in range(10, world.shards):
+            await world.issue(world.campaign(shard), "somebody")
+        epochs = world.epochs()
+        for shard in corrupt:
+            answer = await world.call(GetCampaign(world.campaign(shard), 0, 0), world.campaign(shard))
+            assert isinstance(answer, Refused)
+            assert answer.reason is Reason.CORRUPT_JOURNAL
+        await asyncio.sleep(5.0)
+        assert world.epochs() == epochs
+        assert {held.id for held in a.life.keeper.status() if held.state is State.CORRUPT} == set(corrupt)
+        b = world.start("b")
+        await world.until(lambda: all(b.life.keeper.held() for _ in "x") if b.member.life else False)
+        b.drain()
+        await world.until(lambda: not b.runs, within_s=2.0)
+        a.drain()
+        await world.until(lambda: not a.runs, within_s=2.0)
+
+    run(main, lambda: World(kind))
