@@ -9,7 +9,7 @@ import random
 import secrets
 import signal
 import sys
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,6 +61,9 @@ class LocalSpec:
     router_env: Mapping[str, str] = field(default_factory=dict)
     etcd: EtcdBinary | None = None
     """None: as `find_etcd` finds it."""
+    fronts: Callable[[Layout], Awaitable[Mapping[str, str]]] | None = None
+    """Awaited before anything starts: puts something, say proxies, in front of nodes and etcd members. Returns the
+    address that the other processes are told, by the address that is really listened on; missing: the real one."""
 
 
 class LocalCluster:
@@ -79,6 +82,7 @@ class LocalCluster:
         self.nodes: list[Child] = []
         self.routers: list[Child] = []
         self._layout: Layout | None = None
+        self._fronts: Mapping[str, str] = {}
         self._config: ClusterConfig | None = None
         self._stack = AsyncExitStack()
         self._supervisors: dict[str, asyncio.Task[None]] = {}
@@ -187,6 +191,8 @@ class LocalCluster:
             port=spec.port,
             rng=random.Random(),
         )
+        if spec.fronts is not None:
+            self._fronts = await spec.fronts(self._layout)
         self.etcds = [Child(member_spec(self.binary, m, self._members, spec.data_dir)) for m in self._members]
         self.nodes = [Child(self._node_spec(index)) for index in range(spec.nodes)]
         self.routers = [Child(self._router_spec(index)) for index in range(spec.routers)]
@@ -236,7 +242,7 @@ class LocalCluster:
             {
                 "NODE_ID": place.name,
                 "LISTEN": place.address,
-                "ADVERTISE": place.address,
+                "ADVERTISE": self._told(place.address),
                 "JOURNAL_DIR": str(journal_dir(self.spec.data_dir.resolve())),
             },
         )
@@ -248,7 +254,8 @@ class LocalCluster:
         )
 
     def _process(self, name: str, command: str, extra: Mapping[str, str], settings: dict[str, str]) -> ChildSpec:
-        settings |= {"ETCD_ENDPOINTS": ",".join(self.layout.etcd_endpoints), "KEY_PREFIX": self.keys.prefix}
+        endpoints = ",".join(map(self._told, self.layout.etcd_endpoints))
+        settings |= {"ETCD_ENDPOINTS": endpoints, "KEY_PREFIX": self.keys.prefix}
         return ChildSpec(
             name=name,
             # -P: what lies in the working directory is not imported.
@@ -256,6 +263,10 @@ class LocalCluster:
             log_path=self.spec.data_dir / "logs" / f"{name}.log",
             env={f"SEONCHAK_{key}": value for key, value in settings.items()} | dict(extra),
         )
+
+    def _told(self, address: str) -> str:
+        """What other processes are told of a server that listens on `address`."""
+        return self._fronts.get(address, address)
 
     # --- supervision -----------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from node.keeper import State
 from node.peers import HandoverFailed
 from tests.fakes.disk import Fail, Fault, Operation
 from tests.fakes.etcd_faults import Fate, Leg, Loss
+from tests.node.process import KEYS
 from tests.node.world import World, run, with_load
 
 both_journals = pytest.mark.parametrize("kind", ["file", "etcd"])
@@ -31,7 +32,7 @@ def test_three_members_own_everything(kind: JournalKind) -> None:
 
 @both_journals
 def test_a_member_that_joins_pulls_its_shards_while_callers_go_on(kind: JournalKind) -> None:
-    """A handover moves only the newcomer's shards, each once, and no call is lost."""
+    """A handover moves only the newcomer's shards, each once; no call is lost, and none is left in doubt."""
 
     async def main(world: World) -> None:
         _, load = await with_load(world, "a", "b")
@@ -43,6 +44,7 @@ def test_a_member_that_joins_pulls_its_shards_while_callers_go_on(kind: JournalK
         assert moved
         await load.stop()
         assert load.gap_s < 0.2
+        assert not world.unknown
 
     run(main, lambda: World(kind, shards=16))
 
@@ -58,6 +60,7 @@ def test_a_drain_hands_everything_over(kind: JournalKind) -> None:
         await world.healthy(0.2)
         await load.stop()
         assert load.gap_s < 0.2
+        assert not world.unknown
         assert "a" not in world.registered()
 
     run(main, lambda: World(kind))
@@ -332,3 +335,20 @@ def test_corrupt_journals(kind: JournalKind) -> None:
         await world.until(lambda: not a.runs, within_s=2.0)
 
     run(main, lambda: World(kind))
+
+
+def test_a_node_that_was_given_up_for_dead_claims_nothing() -> None:
+    """Though it has not heard of it: its peers would neither route to it nor give its shards back."""
+
+    async def main(world: World) -> None:
+        (a,) = await world.started("a")
+        world.script.next("watch_batch", Fate(answer=Leg(loss=Loss.SILENT)), client="a")
+        world.delete(KEYS.node(NodeId("a")))
+        epochs = world.epochs()
+        for shard in epochs:
+            a.life.keeper.leave(shard)
+        await asyncio.sleep(2.0)
+        assert a.lives == 1
+        assert world.epochs() == epochs
+
+    run(main)

@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 
 from cluster.config import JournalKind
-from cluster.kv import Get, Put, Txn, prefix_end
+from cluster.kv import Delete, Get, Put, Txn, prefix_end
 from cluster.placement import preference
 from cluster.records import NodeRecord, OwnerRecord
 from cluster.session import EtcdClient
@@ -47,6 +47,8 @@ from tests.node.process import CODEC, KEYS, Process, Sent
 
 LATENCY_S = 0.005
 NO_LEASE = LeaseId(0)
+RUN_S_MAX = 100.0
+"""Virtual seconds. A call that nobody ever answers fails a test, instead of holding it for ever."""
 
 
 class Net(Script):
@@ -84,6 +86,8 @@ class World:
         self.acknowledged: list[Acknowledged] = []
         self.sold_out: set[str] = set()
         self.created: list[str] = []
+        self.unknown = 0
+        """How often a caller was told that its outcome is unknown."""
         self.corrupted: set[int] = set()
         self.logs: list[MutableMapping[str, Any]] = []
         self.set_cluster_incarnation(1)
@@ -121,6 +125,9 @@ class World:
     def put(self, key: str, value: bytes, lease_id: LeaseId = NO_LEASE) -> None:
         """As if by an operator, at once."""
         assert self.etcd.store.txn(Txn((), (Put(key, value, lease_id),))).succeeded
+
+    def delete(self, key: str) -> None:
+        self.etcd.store.txn(Txn((), (Delete(key),)))
 
     def owners(self) -> dict[ShardId, tuple[Incarnation, Revision]]:
         found = self.etcd.store.get(Get(KEYS.shards, prefix_end(KEYS.shards))).kvs
@@ -225,6 +232,7 @@ class World:
                 process = self._route(campaign_id)
                 if process is not None:
                     said = await self.send(process, command, campaign_id).said
+                    self.unknown += said is Outcome.UNKNOWN
                     if not isinstance(said, Outcome):
                         return said
                 await asyncio.sleep(self.rng.uniform(0.01, 0.03))
@@ -378,7 +386,8 @@ def run(main: Callable[[World], Coroutine[Any, Any, None]], make: Callable[[], W
         world = make()
         world.logs = logs
         try:
-            await main(world)
+            async with asyncio.timeout(RUN_S_MAX):
+                await main(world)
             world.raise_bugs()
             world.check_answered()
             await world.check()

@@ -1,0 +1,378 @@
+"""The cluster under test: real processes by their names, what can be done to them, and who owns what meanwhile.
+
+Knows nothing of what campaigns hold, of loads and of verdicts. Its own view of ownership comes from etcd, past the
+proxies.
+"""
+
+import asyncio
+import json
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from chaos.proxies import Network
+from cluster.config import JournalKind, shard_of
+from cluster.kv import Event, ModRevisionIs, Put, Txn
+from cluster.placement import preference
+from cluster.records import NodeState, OwnerRecord
+from cluster.topology import Topology
+from cluster.types import NodeId, Revision, ShardId
+from cluster.watch import Snapshot
+from ops.child import Child
+from ops.etcd_client import etcd_client
+from ops.layout import Layout, journal_dir
+from ops.local import LocalCluster, LocalSpec
+from ops.verify import Report, Source, verify
+
+SHARDS = 12
+SETTLE_S_MAX = 30.0
+STOP_S_MAX = 20.0
+_CHILD_ENV = {"PYTHONFAULTHANDLER": "1"}
+"""A process that crashes says where."""
+
+
+class NotSettled(Exception):
+    """Nodes or shards are not where they belong in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChaosSpec:
+    data_dir: Path
+    journal: JournalKind
+    nodes: int = 3
+    spare_nodes: int = 0
+    """Have a place and are not started: a scenario does that."""
+    routers: int = 2
+    etcd_members: int = 1
+    proxied: bool = False
+    """With a proxy in front of every node and etcd member."""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnerChange:
+    """An owner key was put."""
+
+    at_s: float
+    """time.monotonic(), when the harness heard of it."""
+    shard: ShardId
+    node: str
+    revision: Revision
+
+
+class ChaosCluster:
+    """Use `running`."""
+
+    def __init__(self, processes: LocalCluster, network: Network) -> None:
+        self.processes = processes
+        self.network = network
+        self.changes: list[OwnerChange] = []
+        """Every change of ownership since the cluster served, in order."""
+        self._topology = Topology(processes.keys)
+        self._news = asyncio.Condition()
+        self.cluster_incarnation = 1
+        """Raised by a restore of etcd."""
+        self._expected = {child.name for child in processes.nodes}
+        self._children = {child.name: child for child in (*processes.etcds, *processes.nodes, *processes.routers)}
+
+    # --- names --------------------------------------------------------------------------------------------------------
+
+    @property
+    def layout(self) -> Layout:
+        return self.processes.layout
+
+    @property
+    def nodes(self) -> list[str]:
+        """Those that should be alive."""
+        return sorted(self._expected)
+
+    @property
+    def spare(self) -> str:
+        """A node that has a place and is not to be alive."""
+        return next(child.name for child in self.processes.nodes if child.name not in self._expected)
+
+    @property
+    def routers(self) -> list[str]:
+        return [child.name for child in self.processes.routers]
+
+    @property
+    def etcds(self) -> list[str]:
+        return [child.name for child in self.processes.etcds]
+
+    @property
+    def etcd_version(self) -> str:
+        return self.processes.binary.version
+
+    # --- processes ----------------------------------------------------------------------------------------------------
+
+    def runs(self, name: str) -> bool:
+        return self._children[name].running
+
+    def signal_kill(self, name: str) -> None:
+        """kill -9, without waiting for the end."""
+        self._children[name].send(signal.SIGKILL)
+        self.network.died(name)
+
+    async def kill(self, name: str) -> None:
+        """kill -9."""
+        if self.runs(name):
+            self.signal_kill(name)
+            await self._children[name].wait()
+
+    async def stop(self, name: str) -> int:
+        """SIGTERM: a node hands over, a router answers what it has. Its return code."""
+        self._expected.discard(name)
+        returncode = await self._children[name].stop(STOP_S_MAX)
+        self.network.died(name)
+        return returncode
+
+    async def start(self, name: str) -> None:
+        """Returns when it says that it is ready."""
+        await self.network.lives(name)
+        kind, _, index = name.rpartition("-")
+        match kind:
+            case "node":
+                self._expected.add(name)
+                await self.processes.start_node(int(index))
+            case "router":
+                await self.processes.start_router(int(index))
+            case _:
+                await self.processes.start_etcd(int(index))
+
+    def freeze(self, name: str) -> None:
+        self._children[name].freeze()
+
+    def thaw(self, name: str) -> None:
+        if self.runs(name):
+            self._children[name].thaw()
+
+    @asynccontextmanager
+    async def twin(self, name: str, listen: str) -> AsyncIterator[Child]:
+        """A second process with a node's id, listening elsewhere. It has been started, no more; killed at the end."""
+        spec = self._children[name].spec
+        twin = Child(
+            replace(
+                spec,
+                name=f"{name}-twin",
+                log_path=spec.log_path.with_name(f"{name}-twin.log"),
+                env=dict(spec.env) | {"SEONCHAK_LISTEN": listen, "SEONCHAK_ADVERTISE": listen},
+            )
+        )
+        await twin.start()
+        try:
+            yield twin
+        finally:
+            await twin.kill()
+
+    async def etcd_leader(self) -> str:
+        """The member that leads; waits for one. Raises NotSettled."""
+        try:
+            async with asyncio.timeout(SETTLE_S_MAX):
+                while (leader := await self._leader_now()) is None:  # noqa: ASYNC110  # etcd announces no leader
+                    await asyncio.sleep(0.1)
+                return leader
+        except TimeoutError:
+            raise NotSettled(f"etcd has no leader after {SETTLE_S_MAX:g} s") from None
+
+    async def _leader_now(self) -> str | None:
+        for place in self.layout.etcd:
+            status = await _etcd_status(place.address)
+            if status is not None and status["header"]["member_id"] == status.get("leader"):
+                return place.name
+        return None
+
+    # --- ownership ----------------------------------------------------------------------------------------------------
+
+    def shard(self, campaign_id: str) -> ShardId:
+        return shard_of(campaign_id, self.processes.config.shards)
+
+    async def owner(self, campaign_id: str) -> str:
+        """The node that owns the campaign's shard; waits for one."""
+        shard = self.shard(campaign_id)
+        await self._until(lambda: shard in self._topology.owners, f"shard {shard} has no owner")
+        return self._topology.owners[shard].record.incarnation.node_id
+
+    async def other_owner(self, campaign_id: str, before: str) -> str:
+        """The next node that owns the campaign's shard."""
+        shard = self.shard(campaign_id)
+
+        def moved() -> bool:
+            owner = self._topology.owners.get(shard)
+            return owner is not None and owner.record.incarnation.node_id != before
+
+        await self._until(moved, f"shard {shard} still belongs to {before}")
+        return self._topology.owners[shard].record.incarnation.node_id
+
+    def owner_now(self, campaign_id: str) -> str | None:
+        owner = self._topology.owners.get(self.shard(campaign_id))
+        return None if owner is None else owner.record.incarnation.node_id
+
+    def epochs(self) -> dict[int, tuple[int, int]]:
+        """The epoch of every shard that is owned, by what was last heard: cluster incarnation and revision."""
+        incarnation = self.cluster_incarnation
+        return {shard: (incarnation, owner.revision) for shard, owner in self._topology.owners.items()}
+
+    async def settled(self) -> None:
+        """Wait until every node that should be alive is registered, and owns what placement gives it.
+
+        Raises:
+            NotSettled
+        """
+        await self._until(self._is_settled, "nodes or shards are not where they belong")
+
+    def _is_settled(self) -> bool:
+        nodes = self._topology.nodes
+        if nodes.keys() != self._expected or any(n.record.state is not NodeState.ACTIVE for n in nodes.values()):
+            return False
+        for shard in map(ShardId, range(self.processes.config.shards)):
+            owner = self._topology.owners.get(shard)
+            first = nodes[preference(shard, map(NodeId, self._expected))[0]]
+            if owner is None or owner.record.incarnation != first.record.incarnation:
+                return False
+        return True
+
+    async def _until(self, holds: Callable[[], bool], otherwise: str) -> None:
+        try:
+            async with asyncio.timeout(SETTLE_S_MAX), self._news:
+                await self._news.wait_for(holds)
+        except TimeoutError:
+            raise NotSettled(f"{otherwise} after {SETTLE_S_MAX:g} s") from None
+
+    async def usurp(self, node: str, successor: str) -> None:
+        """Give every shard of a node to another node, without asking either: both have to be registered."""
+        heir = self._topology.nodes[NodeId(successor)].record
+        value = OwnerRecord(heir.incarnation, heir.address).encode()
+        async with etcd_client(self.layout.etcd_endpoints) as etcd:
+            for shard, owner in list(self._topology.owners.items()):
+                if owner.record.incarnation.node_id == node:
+                    key = self.processes.keys.owner(shard)
+                    put = Put(key, value, heir.incarnation.lease_id)
+                    await etcd.txn(Txn((ModRevisionIs(key, owner.revision),), (put,)))
+
+    async def follow(self) -> None:
+        """Watch ownership until cancelled."""
+        keys = self.processes.keys
+        async with (
+            etcd_client(self.layout.etcd_endpoints) as etcd,
+            aclosing(etcd.watch(*keys.topology)) as seen,
+        ):
+            async for news in seen:
+                async with self._news:
+                    if isinstance(news, Snapshot):
+                        self._topology.reset(news.kvs)
+                    else:
+                        for event in news.events:
+                            self._topology.apply(event)
+                            self._record(event)
+                    self._news.notify_all()
+
+    def _record(self, event: Event) -> None:
+        key = event.kv.key
+        if event.deleted or not key.startswith(self.processes.keys.shards):
+            return
+        shard = self.processes.keys.shard_of_owner(key)
+        owner = self._topology.owners[shard]
+        self.changes.append(
+            OwnerChange(time.monotonic(), shard, owner.record.incarnation.node_id, event.kv.mod_revision)
+        )
+
+    # --- what it leaves -----------------------------------------------------------------------------------------------
+
+    def fenced(self) -> int:
+        """Owners so far whose round was refused because of a higher epoch, by the nodes' logs."""
+        return sum(line["end"] == "fenced" for line in self.logged("shard_closed"))
+
+    def logged(self, event: str) -> Iterator[dict[str, Any]]:
+        """The nodes' log lines of one event, each with `node`."""
+        for path in sorted((self.processes.spec.data_dir / "logs").glob("node-*.log")):
+            for line in path.read_text(errors="replace").splitlines():
+                if line.startswith("{") and f'"{event}"' in line:
+                    fields = json.loads(line)
+                    if fields.get("event") == event:
+                        yield fields | {"node": path.stem}
+
+    async def end_nodes(self) -> None:
+        """kill -9 of every router and node: nobody writes to the journal afterwards."""
+        for name in (*self.routers, *(child.name for child in self.processes.nodes)):
+            await self.kill(name)
+
+    async def revive_etcd(self) -> list[str]:
+        """Start the members that ended by themselves; their names."""
+        dead = [name for name in self.etcds if not self.runs(name)]
+        async with asyncio.TaskGroup() as starting:
+            for name in dead:
+                starting.create_task(self.start(name))
+        return dead
+
+    async def reread(self, collect: Collection[str]) -> Report:
+        """The journal by the second reader, past the nodes and the proxies."""
+        source = Source(self.layout.etcd_endpoints, journal_dir=journal_dir(self.processes.spec.data_dir))
+        return await verify(source, collect)
+
+
+async def _etcd_status(endpoint: str) -> dict[str, Any] | None:
+    """What a member says of itself, over etcd's JSON gateway; None: no answer."""
+    host, _, port = endpoint.rpartition(":")
+    try:
+        async with asyncio.timeout(1.0):
+            reader, writer = await asyncio.open_connection(host, int(port))
+            try:
+                head = f"POST /v3/maintenance/status HTTP/1.0\r\nHost: {endpoint}\r\nContent-Length: 2\r\n\r\n"
+                writer.write(head.encode() + b"{}")
+                answer = await reader.read()
+            finally:
+                writer.close()
+    except (OSError, TimeoutError):
+        return None
+    head_line, _, body = answer.partition(b"\r\n\r\n")
+    if b" 200 " not in head_line.split(b"\r\n")[0]:
+        return None
+    status: dict[str, Any] = json.loads(body)
+    return status
+
+
+@asynccontextmanager
+async def running(spec: ChaosSpec) -> AsyncIterator[ChaosCluster]:
+    """A cluster that serves and is settled, its spare nodes stopped. What dies stays dead until somebody starts it."""
+
+    def running_now() -> Mapping[int, str]:
+        children = (*processes.etcds, *processes.nodes, *processes.routers)
+        return {child.pid: child.name for child in children if child.running}
+
+    async def fronts(layout: Layout) -> Mapping[str, str]:
+        servers = (*layout.nodes, *layout.etcd) if spec.proxied else ()
+        return {place.address: await network.front(place.name, place.address) for place in servers}
+
+    network = Network(running_now)
+    processes = LocalCluster(
+        LocalSpec(
+            spec.data_dir,
+            nodes=spec.nodes + spec.spare_nodes,
+            routers=spec.routers,
+            etcd_members=spec.etcd_members,
+            journal=spec.journal,
+            shards=SHARDS,
+            restart=False,
+            fronts=fronts,
+            node_env=_CHILD_ENV,
+            router_env=_CHILD_ENV,
+        )
+    )
+    try:
+        async with processes:
+            cluster = ChaosCluster(processes, network)
+            following = asyncio.create_task(cluster.follow())
+            try:
+                for child in processes.nodes[spec.nodes :]:
+                    await cluster.stop(child.name)
+                await cluster.settled()
+                yield cluster
+            finally:
+                network.heal()
+                following.cancel()
+                await asyncio.wait([following])
+    finally:
+        await network.close()
