@@ -85,7 +85,7 @@ class RecordingClient:
         request = coupon_pb2.CreateCampaignRequest(campaign_id=campaign_id, campaign=campaign)
         return await self._call(
             Operation.CREATE,
-            lambda stub: stub.CreateCampaign(request, timeout=DEADLINE_S),
+            lambda stub, wait: stub.CreateCampaign(request, timeout=DEADLINE_S, wait_for_ready=wait),
             _campaign_answer,
             campaign_id=campaign_id,
             total=total,
@@ -98,7 +98,7 @@ class RecordingClient:
         request = coupon_pb2.IssueCouponRequest(campaign_id=campaign_id, user_id=user_id, request_id=request_id)
         return await self._call(
             Operation.ISSUE,
-            lambda stub: stub.IssueCoupon(request, timeout=DEADLINE_S),
+            lambda stub, wait: stub.IssueCoupon(request, timeout=DEADLINE_S, wait_for_ready=wait),
             lambda answer: {"coupons": (_coupon(answer.coupon),), "already_issued": answer.already_issued},
             campaign_id=campaign_id,
             user_id=user_id,
@@ -117,7 +117,7 @@ class RecordingClient:
 
         call = await self._call(
             Operation.READ,
-            lambda stub: stub.GetCampaign(request, timeout=DEADLINE_S),
+            lambda stub, wait: stub.GetCampaign(request, timeout=DEADLINE_S, wait_for_ready=wait),
             answer_of,
             campaign_id=campaign_id,
         )
@@ -127,7 +127,7 @@ class RecordingClient:
         request = coupon_pb2.GetCouponRequest(code=code)
         return await self._call(
             Operation.GET_COUPON,
-            lambda stub: stub.GetCoupon(request, timeout=DEADLINE_S),
+            lambda stub, wait: stub.GetCoupon(request, timeout=DEADLINE_S, wait_for_ready=wait),
             lambda answer: {"coupons": tuple(map(_coupon, answer.coupons))},
             campaign_id="",
             code=code,
@@ -140,7 +140,7 @@ class RecordingClient:
         request.update_mask.paths.append("total")
         return await self._call(
             Operation.UPDATE,
-            lambda stub: stub.UpdateCampaign(request, timeout=DEADLINE_S),
+            lambda stub, wait: stub.UpdateCampaign(request, timeout=DEADLINE_S, wait_for_ready=wait),
             _campaign_answer,
             campaign_id=campaign_id,
             total=total,
@@ -151,7 +151,7 @@ class RecordingClient:
         request = coupon_pb2.PauseCampaignRequest(campaign_id=campaign_id, request_id=request_id)
         return await self._call(
             Operation.PAUSE,
-            lambda stub: stub.PauseCampaign(request, timeout=DEADLINE_S),
+            lambda stub, wait: stub.PauseCampaign(request, timeout=DEADLINE_S, wait_for_ready=wait),
             _campaign_answer,
             campaign_id=campaign_id,
             request_id=request_id,
@@ -161,7 +161,7 @@ class RecordingClient:
         request = coupon_pb2.ResumeCampaignRequest(campaign_id=campaign_id, request_id=request_id)
         return await self._call(
             Operation.RESUME,
-            lambda stub: stub.ResumeCampaign(request, timeout=DEADLINE_S),
+            lambda stub, wait: stub.ResumeCampaign(request, timeout=DEADLINE_S, wait_for_ready=wait),
             _campaign_answer,
             campaign_id=campaign_id,
             request_id=request_id,
@@ -169,10 +169,12 @@ class RecordingClient:
 
     # --- routers ------------------------------------------------------------------------------------------------------
 
-    def _some_router(self) -> int:
+    def _some_router(self) -> tuple[int, bool]:
+        """A router, and whether it answered lately. With none that did, a call had better wait for its connection: to
+        fail at once, and to be repeated, by everybody, would keep the harness itself from working."""
         now_s = self.now_s()
         well = [number for number, until_s in enumerate(self._avoided_until_s) if until_s <= now_s]
-        return self._rng.choice(well or range(len(self._stubs)))
+        return self._rng.choice(well or range(len(self._stubs))), bool(well)
 
     def _avoid(self, number: int, outcome: Outcome) -> None:
         """As a load balancer does with a server that does not answer."""
@@ -184,18 +186,18 @@ class RecordingClient:
     async def _call(
         self,
         operation: Operation,
-        send: Callable[[CouponServiceStub], Awaitable[Any]],
+        send: Callable[[CouponServiceStub, bool], Awaitable[Any]],
         answer_of: Callable[[Any], dict[str, Any]],
         **asked: Any,
     ) -> Call:
         call_id = next(self._ids)
-        number = self._some_router()
+        number, answers = self._some_router()
         asked["client"] = f"router-{number}"
         # Cancelled, it is on record as never answered: it may still take effect.
         outcome, answered_s, heard = Outcome.UNKNOWN, None, dict[str, Any]()
         invoked_s = self.now_s()
         try:
-            answer = await send(self._stubs[number])
+            answer = await send(self._stubs[number], not answers)
         except grpc.aio.AioRpcError as error:
             reason = _reason(errors.of_call(error))
             outcome, answered_s, heard = outcome_of_error(reason), self.now_s(), {"reason": reason}

@@ -9,14 +9,14 @@ import json
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from chaos.proxies import Network
 from cluster.config import JournalKind, shard_of
-from cluster.kv import Event, ModRevisionIs, Put, Txn
+from cluster.kv import EtcdUnavailable, Event, ModRevisionIs, Put, Txn
 from cluster.placement import preference
 from cluster.records import NodeState, OwnerRecord
 from cluster.topology import Topology
@@ -250,7 +250,8 @@ class ChaosCluster:
                 if owner.record.incarnation.node_id == node:
                     key = self.processes.keys.owner(shard)
                     put = Put(key, value, heir.incarnation.lease_id)
-                    await etcd.txn(Txn((ModRevisionIs(key, owner.revision),), (put,)))
+                    with suppress(EtcdUnavailable):  # whether it was written, the watch tells
+                        await etcd.txn(Txn((ModRevisionIs(key, owner.revision),), (put,)))
 
     async def follow(self) -> None:
         """Watch ownership until cancelled."""

@@ -15,18 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import grpc.aio
-import structlog
 
 from chaos.cluster import ChaosCluster, ChaosSpec, running
 from cluster.config import JournalKind
 from ops import errors
-from ops.child import ChildFailed
 from ops.load import LoadSpec, run_load
 from ops.load_stats import percentile
 from proto import coupon_pb2
 from proto.coupon_pb2_grpc import CouponServiceStub
-
-log = structlog.get_logger()
 
 KNOCK_EVERY_S = 0.005
 DEADLINE_S = 3.0
@@ -35,7 +31,6 @@ BEFORE_S, AFTER_S = 0.5, 0.5
 GAP_S_MAX = 30.0
 TOTAL = 100_000_000
 FILL_CONCURRENCY = 4_000
-STARTS_MAX = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +51,6 @@ class Kill:
     calls: int
     failed: tuple[str, ...]
     """Reasons of the calls that failed."""
-    crashed_starts: int
-    """Times that the killed node, started again, crashed before it was ready."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +79,6 @@ class FailoverResult:
             "max_ms": round(self.gap_ms(1.0), 1),
             "calls": sum(kill.calls for kill in self.kills),
             "failed_calls": self.failed_calls,
-            "crashed_starts": sum(kill.crashed_starts for kill in self.kills),
             "gaps_ms": [round(kill.gap_ms, 1) for kill in self.kills],
             "failures": sorted({reason for kill in self.kills for reason in kill.failed}),
         }
@@ -153,20 +145,8 @@ async def _kill(cluster: ChaosCluster, stub: CouponServiceStub, campaign_id: str
         granted_s = await _first_grant(knocks, killed_s)
         await asyncio.sleep(AFTER_S)
     failed = tuple(knock.reason for knock in knocks if not knock.granted)
-    crashed_starts = await _start(cluster, owner)
-    return Kill(owner, campaign_id, (granted_s - killed_s) * 1e3, len(knocks), failed, crashed_starts)
-
-
-async def _start(cluster: ChaosCluster, node: str) -> int:
-    """Start a node; how often it crashed before it was ready: that is told, and does not end the measurement."""
-    for crashed in range(STARTS_MAX):
-        try:
-            await cluster.start(node)
-        except ChildFailed as failed:
-            log.warning("start_failed", node=node, why=str(failed))
-        else:
-            return crashed
-    raise RuntimeError(f"{node} did not start, {STARTS_MAX} times")
+    await cluster.start(owner)
+    return Kill(owner, campaign_id, (granted_s - killed_s) * 1e3, len(knocks), failed)
 
 
 async def _first_grant(knocks: list[Knock], killed_s: float) -> float:

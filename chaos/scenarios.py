@@ -153,6 +153,7 @@ async def kill_etcd_majority(faults: Faults) -> None:
         members = faults.rng.sample(faults.cluster.etcds, 2)
         await faults.kill_etcd(members, away_s=faults.rng.choice([0.5, PAST_LEASE_S]))
         await faults.settled()
+        await faults.pause(2.0, 3.0)
 
 
 async def storm(faults: Faults) -> None:

@@ -19,8 +19,8 @@ RUSH_RATE = 40.0
 """Users a second and campaign."""
 RUSHES = 6
 SIDE_RATE = 12.0
-IN_FLIGHT_MAX = 3_000
-"""Users who wait for an answer; beyond it new ones stay away, as a cut of many seconds would fill the memory."""
+IN_FLIGHT_MAX = 800
+"""Users who wait for an answer; beyond it new ones stay away, as a shop that is down for long loses its customers."""
 COMES_AGAIN_SHARE = 0.04
 SETTLE_S_MAX = 20.0
 """How long users go on asking once no new ones come."""
@@ -139,7 +139,7 @@ class Workload:
             if decided or time.monotonic() > self._give_up_s:
                 return call
             await asyncio.sleep(pause_s * self._rng.uniform(0.5, 1.5))
-            pause_s = min(2 * pause_s, 0.8)
+            pause_s = min(2 * pause_s, 1.0)
 
     # --- who runs the campaigns ---------------------------------------------------------------------------------------
 

@@ -100,6 +100,7 @@ class Life:
         self._watched = asyncio.Event()
         self._dead: set[Incarnation] = set()
         self._busy: set[ShardId] = set()
+        self._giving: set[ShardId] = set()
         self._presence: dict[Incarnation, asyncio.Task[None]] = {}
         self._pulling: dict[ShardId, tuple[Pull, asyncio.Task[None]]] = {}
         self._pulls = asyncio.Semaphore(PULLS_MAX)
@@ -196,7 +197,7 @@ class Life:
         return Local(
             held=self.keeper.held(),
             spent=self.keeper.spent,
-            busy=self._busy | self.keeper.handing_over,
+            busy=self._busy | self._giving,
             dead=self._dead,
             draining=self._draining,
         )
@@ -306,12 +307,14 @@ class Life:
         node = self.topology.nodes.get(successor.node_id)
         if node is None or node.record.incarnation != successor:
             raise NotHandedOver(f"{successor} is not registered")
-        self._busy.add(shard)
+        if shard in self._giving:
+            raise NotHandedOver("a handover is under way")
+        self._giving.add(shard)
         try:
             given = await self.keeper.hand_over(shard, revision, OwnerRecord(successor, node.record.address))
             await self._until(given)
         finally:
-            self._busy.discard(shard)
+            self._giving.discard(shard)
             self._news.set()
         return given
 

@@ -166,3 +166,31 @@ def test_calls_that_touch_are_concurrent() -> None:
     script.journal(row(1, "a"), row(2, "b"), row(3, "c"), total=3, cancelled=True)
     verdict = script.check()
     assert verdict.clean, verdict.text
+
+
+def test_orders_that_touch_are_none() -> None:
+    """The same for grants among themselves, reads among themselves, and a raise with what rests on it."""
+    script = Script()
+    script.create(2)
+    script.grant(2, "a", (2, 3))
+    script.grant(1, "b", (3, 4))
+    script.grant(3, "c", (5, 20))
+    script.change(Operation.UPDATE, (7, 20), "u", total=4)
+    script.read(3, 4, (6, 7))
+    script.read(2, 2, (7, 8), state="COMPLETED")
+    script.unknown("d", 20)
+    script.journal(row(1, "b"), row(2, "a"), row(3, "c"), row(4, "d"), total=4)
+    verdict = script.check()
+    assert verdict.clean, verdict.text
+
+
+def test_sold_out_touches_a_raise() -> None:
+    """SOLD_OUT of the old total, asked for at the moment of the raise's answer."""
+    script = Script()
+    script.create(1)
+    script.grant(1, "a", (2, 3))
+    script.change(Operation.UPDATE, (4, 5), "u", total=2)
+    script.refused("SOLD_OUT", "z", (5, 6))
+    script.journal(row(1, "a"), total=2)
+    verdict = script.check()
+    assert verdict.clean, verdict.text

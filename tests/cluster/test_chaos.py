@@ -11,7 +11,7 @@ from chaos.run import RunSpec, run
 from chaos.scenarios import SCENARIOS
 from cluster.config import JournalKind
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.chaos]
 
 
 @pytest.mark.parametrize("journal", ["file", "etcd"])

@@ -6,9 +6,9 @@ import errno
 import pytest
 
 from cluster.config import JournalKind
-from cluster.types import Incarnation, LeaseId, NodeId
+from cluster.types import Incarnation, LeaseId, NodeId, Revision
 from node.commands import GetCampaign, Reason, Refused
-from node.keeper import State
+from node.keeper import NotHandedOver, State
 from node.peers import HandoverFailed
 from tests.fakes.disk import Fail, Fault, Operation
 from tests.fakes.etcd_faults import Fate, Leg, Loss
@@ -215,6 +215,28 @@ def test_two_who_pull_one_shard() -> None:
                 await b.peers.hand_over(a.address, shard, outdated, owner)
         with pytest.raises(HandoverFailed, match="not registered"):
             await b.peers.hand_over(a.address, shard, revision, Incarnation(NodeId("x"), LeaseId(1)))
+        await world.healthy()
+
+    run(main)
+
+
+def test_a_member_that_is_asked_for_what_it_pulls() -> None:
+    """By a peer that is behind: it refuses, and goes on with its one pull."""
+
+    async def main(world: World) -> None:
+        (a,) = await world.started("a")
+        world.apart.add(frozenset((a.address, "b:1")))
+        b = world.start("b")
+        await world.until(lambda: b.member.life is not None)
+        await asyncio.sleep(0.1)
+        for shard, (_, revision) in world.owners().items():
+            with pytest.raises(NotHandedOver):
+                await b.life.hand_over(shard, Revision(revision + 1_000), a.life.me)
+        await asyncio.sleep(0.1)
+        pulls = [task.get_name() for task in asyncio.all_tasks() if task.get_name().startswith("pull-")]
+        assert pulls
+        assert len(pulls) == len(set(pulls))
+        world.apart.clear()
         await world.healthy()
 
     run(main)

@@ -385,12 +385,15 @@ def run(main: Callable[[World], Coroutine[Any, Any, None]], make: Callable[[], W
     async def checked() -> None:
         world = make()
         world.logs = logs
+        unheard: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
         try:
             async with asyncio.timeout(RUN_S_MAX):
                 await main(world)
             world.raise_bugs()
             world.check_answered()
             await world.check()
+            assert not unheard, f"nobody heard of {unheard}"
         finally:
             await world.stop()
 
