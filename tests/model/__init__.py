@@ -1,0 +1,1 @@
+"""Explicit-state models of ownership and of both journals' protocols: README.md. `python -m tests.model` runs them."""
