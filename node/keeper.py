@@ -87,7 +87,6 @@ class Keeper:
         self._openings = asyncio.Semaphore(OPENINGS_MAX)
         self._held: dict[ShardId, HeldShard] = {}
         self.spent: dict[ShardId, Revision] = {}
-        self.handing_over: set[ShardId] = set()
 
     # --- what the planner sees and says -------------------------------------------------------------------------------
 
@@ -204,23 +203,19 @@ class Keeper:
 
     async def hand_over(self, shard: ShardId, revision: Revision, successor: OwnerRecord) -> Revision:
         """Finish what is in flight, then give the owner key to `successor`, under its lease; its epoch's revision.
+        For one successor at a time.
 
         Raises:
             NotHandedOver
         """
-        if shard in self.handing_over:
-            raise NotHandedOver("a handover is under way")
-        self.handing_over.add(shard)
-        try:
-            await self._finish(shard, revision)
-            return await self._give_away(shard, revision, successor)
-        finally:
-            self.handing_over.discard(shard)
-            self._on_change()
+        await self._finish(shard, revision)
+        return await self._give_away(shard, revision, successor)
 
     async def _finish(self, shard: ShardId, revision: Revision) -> None:
         held = self._held.get(shard)
         if held is None:
+            # The successor saw the key before this node did: the epoch must not be opened while it is given away.
+            self.spent[shard] = max(revision, self.spent.get(shard, revision))
             return
         if held.epoch.revision != revision:
             raise NotHandedOver(f"the epoch here is {held.epoch.revision}")
