@@ -4,6 +4,7 @@ Their flags are the fields of NodeSettings and RouterSettings, parsed by pydanti
 SEONCHAK_LEASE_TTL_S=3; the flag wins. Neither grpc nor etcd is imported before the settings are good.
 """
 
+import gc
 import logging
 import sys
 from collections.abc import Callable, Coroutine
@@ -85,6 +86,10 @@ def serve(name: str, run: Run[Settings], settings: Settings, *, refusals: tuple[
 
 
 def print_ready(name: str, address: str) -> None:
+    # What is there now stays: a full collection would look through all of it, again and again, and stop every call
+    # for some 100 ms meanwhile.
+    gc.collect()
+    gc.freeze()
     typer.echo(f"ready {name}={address}")
     sys.stdout.flush()
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any, cast
 
 import grpc
@@ -54,6 +55,15 @@ def of_status(status: status_pb2.Status) -> ApiError:
     return ApiError(reason, code_name, status.message, metadata, fields, retry_after_s)
 
 
+@lru_cache(maxsize=1024)
+def _of_details(code: grpc.StatusCode, message: str, details: bytes) -> ApiError:
+    """Remembered, since a load sees the same refusal thousands of times."""
+    status = status_pb2.Status.FromString(details)
+    # The details repeat code and message; gRPC's own count, since a proxy may have changed them.
+    status.code, status.message = code.value[0], message
+    return of_status(status)
+
+
 def of_call(error: grpc.RpcError) -> ApiError:
     """From a failed call, of grpc or of grpc.aio."""
     assert isinstance(error, grpc.aio.AioRpcError | grpc.Call), "an RpcError of a call that was made"
@@ -61,8 +71,5 @@ def of_call(error: grpc.RpcError) -> ApiError:
     metadata = cast(Iterable[tuple[str, str | bytes]], error.trailing_metadata() or ())
     for key, value in metadata:
         if key == _DETAILS_KEY and isinstance(value, bytes):
-            # The details repeat code and message; gRPC's own count, since a proxy may have changed them.
-            status = status_pb2.Status.FromString(value)
-            status.code, status.message = code.value[0], message
-            return of_status(status)
+            return _of_details(code, message, value)
     return ApiError(code.name, code.name, message, {}, {}, None)

@@ -5,6 +5,7 @@ Knows no transport: a server turns `ApiError.status()` into whatever its protoco
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
@@ -71,19 +72,33 @@ class ApiError(Exception):
         self.retry_after_s = retry_after_s
 
     def status(self) -> status_pb2.Status:
-        status = status_pb2.Status(code=self.code, message=self.message)
-        info = error_details_pb2.ErrorInfo(reason=reason_name(self.reason), domain=ERROR_DOMAIN, metadata=self.metadata)
-        status.details.add().Pack(info)
-        if self.violations:
-            bad_request = error_details_pb2.BadRequest()
-            for violation in self.violations:
-                bad_request.field_violations.add(field=violation.field, description=violation.description)
-            status.details.add().Pack(bad_request)
-        if self.retry_after_s is not None:
-            retry = error_details_pb2.RetryInfo()
-            retry.retry_delay.FromMicroseconds(round(self.retry_after_s * 1_000_000))
-            status.details.add().Pack(retry)
+        """Shared among equal errors: not to be changed."""
+        metadata = tuple(sorted(self.metadata.items()))
+        if self.retry_after_s is None:
+            return _known_status(self.code, self.reason, self.message, self.violations, metadata)
+        status = _status(self.code, self.reason, self.message, self.violations, metadata)
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromMicroseconds(round(self.retry_after_s * 1_000_000))
+        status.details.add().Pack(retry)
         return status
+
+
+def _status(
+    code: int, reason: int, message: str, violations: tuple[Violation, ...], metadata: tuple[tuple[str, str], ...]
+) -> status_pb2.Status:
+    status = status_pb2.Status(code=code, message=message)
+    info = error_details_pb2.ErrorInfo(reason=reason_name(reason), domain=ERROR_DOMAIN, metadata=dict(metadata))
+    status.details.add().Pack(info)
+    if violations:
+        bad_request = error_details_pb2.BadRequest()
+        for violation in violations:
+            bad_request.field_violations.add(field=violation.field, description=violation.description)
+        status.details.add().Pack(bad_request)
+    return status
+
+
+_known_status = lru_cache(maxsize=1024)(_status)
+"""After a launch nearly every answer is the same SOLD_OUT: making it anew would be a large part of its cost."""
 
 
 def reason_name(reason: int) -> str:
