@@ -35,6 +35,9 @@ class NodeSettings(BaseSettings):
     """How long SIGTERM waits for successors to pull what this node owns."""
     shard_calls_max: int = Field(default=20_000, ge=1)
     """Calls in line for one shard; beyond it: overloaded."""
+    standby_coupons_max: int = Field(default=5_000_000, ge=0)
+    """Coupons kept in memory, some 200 bytes each, of shards that this node would own next, so that it takes them over
+    at once; 0: none, and a takeover reads the shard's journal from the beginning."""
     etcd_answer_s_max: float = Field(default=0.7, gt=0)
     """An answer of etcd missing for longer changes the endpoint."""
     expect_cluster_id: str = ""

@@ -18,12 +18,11 @@ from cluster.records import Keyspace, OwnerRecord
 from cluster.session import EtcdClient
 from cluster.types import Epoch, Incarnation, Revision, ShardId
 from node.commands import Reason, Refused
-from node.entries import Header, MalformedEntry, UnknownFormat
-from node.events import LedgerViolation
+from node.entries import Header
 from node.journal.base import CorruptJournal, Fenced, Journal, OutcomeUnknown
-from node.ledger import Ledger
-from node.replay import Replayer
-from node.shard import Call, Outcome, Overloaded, Shard
+from node.replica import Replica
+from node.shard import Call, End, Outcome, Overloaded, Shard
+from node.standby import Copy, Standby, stopped
 from node.wallclock import WallClock
 
 log = structlog.get_logger()
@@ -55,6 +54,8 @@ class HeldShard:
     waiting: list[Call] = field(default_factory=list)
     """Calls that came while it was opening, in order."""
     task: asyncio.Task[None] | None = None
+    rest: Replica | None = None
+    """What is left of it once it was drained."""
 
 
 class Keeper:
@@ -66,6 +67,7 @@ class Keeper:
         etcd: EtcdClient,
         keys: Keyspace,
         journal: Journal,
+        standby: Standby,
         codec: CodeCodec,
         wall: WallClock,
         cluster_incarnation: int,
@@ -78,6 +80,7 @@ class Keeper:
         self._etcd = etcd
         self._keys = keys
         self._journal = journal
+        self._standby = standby
         self._codec = codec
         self._wall = wall
         self._cluster_incarnation = cluster_incarnation
@@ -101,7 +104,7 @@ class Keeper:
         assert self.spent.get(shard) != revision, "an epoch opens once"
         held = HeldShard(shard, Epoch(self._cluster_incarnation, revision))
         self._held[shard] = held
-        held.task = self._tasks.create_task(self._hold(held), name=f"shard-{shard}")
+        held.task = self._tasks.create_task(self._hold(held, self._standby.take(shard)), name=f"shard-{shard}")
         held.task.add_done_callback(lambda _: self._closed(held))  # also for a task cancelled before its first step
 
     def leave(self, shard: ShardId) -> None:
@@ -132,9 +135,9 @@ class Keeper:
 
     # --- one shard's life ---------------------------------------------------------------------------------------------
 
-    async def _hold(self, held: HeldShard) -> None:
+    async def _hold(self, held: HeldShard, copy: Copy | None) -> None:
         try:
-            await self._open_and_serve(held)
+            await self._open_and_serve(held, copy)
         except (Fenced, OutcomeUnknown) as error:  # of the open; the loop tells its own end
             log.info("open_failed", shard=held.id, epoch=held.epoch.revision, why=str(error))
 
@@ -146,31 +149,26 @@ class Keeper:
         self.spent[held.id] = held.epoch.revision
         self._on_change()
 
-    async def _open_and_serve(self, held: HeldShard) -> None:
+    async def _open_and_serve(self, held: HeldShard, copy: Copy | None) -> None:
         loop = asyncio.get_running_loop()
-        ledger = Ledger(held.id, self._codec)
-        replayer = Replayer(ledger)
-
-        def replay(entry: bytes) -> None:
-            try:
-                replayer.feed(entry)
-            except (MalformedEntry, UnknownFormat, LedgerViolation) as error:
-                raise CorruptJournal(f"shard {held.id}, entry {replayer.position}", str(error)) from error
-
+        replica = await stopped(copy) if copy is not None else None
+        replica = replica or Replica(self._journal, held.id, self._codec)
+        read = replica.position
         try:
             async with self._openings:
                 began_s = loop.time()
-                journal = await self._journal.open(held.id, held.epoch, replay)
+                journal = await replica.open(held.epoch)
         except CorruptJournal as corrupt:
             await self._stand_corrupt(held, corrupt)
             return
-        ledger.committed()
+        ledger = replica.ledger
         took_ms = round((loop.time() - began_s) * 1_000)
         log.info(
             "shard_opened",
             shard=held.id,
             epoch=held.epoch.revision,
             entries=journal.position,
+            read_before=read,
             coupons=ledger.coupons,
             took_ms=took_ms,
         )
@@ -187,7 +185,9 @@ class Keeper:
             held.shard.submit(call)
         held.waiting.clear()
         held.state = State.SERVING
-        await held.shard.run()
+        if await held.shard.run() is End.DRAINED:
+            replica.given_away(held.epoch, self._me)
+            held.rest = replica
 
     async def _stand_corrupt(self, held: HeldShard, corrupt: CorruptJournal) -> None:
         """Keep the shard and refuse its calls: giving it away would only let the next node find the same."""
@@ -201,22 +201,27 @@ class Keeper:
 
     # --- giving away --------------------------------------------------------------------------------------------------
 
-    async def hand_over(self, shard: ShardId, revision: Revision, successor: OwnerRecord) -> Revision:
-        """Finish what is in flight, then give the owner key to `successor`, under its lease; its epoch's revision.
-        For one successor at a time.
+    async def hand_over(
+        self, shard: ShardId, revision: Revision, successor: OwnerRecord
+    ) -> tuple[Revision, Replica | None]:
+        """Finish what is in flight, then give the owner key to `successor`, under its lease. For one successor at a
+        time.
+
+        Returns:
+            The revision of the successor's epoch, and what is left of the shard here.
 
         Raises:
             NotHandedOver
         """
-        await self._finish(shard, revision)
-        return await self._give_away(shard, revision, successor)
+        rest = await self._finish(shard, revision)
+        return await self._give_away(shard, revision, successor), rest
 
-    async def _finish(self, shard: ShardId, revision: Revision) -> None:
+    async def _finish(self, shard: ShardId, revision: Revision) -> Replica | None:
         held = self._held.get(shard)
         if held is None:
             # The successor saw the key before this node did: the epoch must not be opened while it is given away.
             self.spent[shard] = max(revision, self.spent.get(shard, revision))
-            return
+            return None
         if held.epoch.revision != revision:
             raise NotHandedOver(f"the epoch here is {held.epoch.revision}")
         assert held.task is not None
@@ -226,6 +231,7 @@ class Keeper:
             held.state = State.HANDING_OVER
             held.shard.drain()
         await asyncio.wait([held.task])
+        return held.rest
 
     async def _give_away(self, shard: ShardId, revision: Revision, successor: OwnerRecord) -> Revision:
         key = self._keys.owner(shard)

@@ -24,6 +24,7 @@ from node.journal.base import Journal
 from node.keeper import Keeper, NotHandedOver
 from node.ownership import Action, Claim, Leave, Local, Open, Ownership, Pull, lives
 from node.peers import HandoverFailed, Peers
+from node.standby import Standby
 from node.wallclock import ClockStepped, WallClock
 
 log = structlog.get_logger()
@@ -72,6 +73,7 @@ class Parts:
     rng: random.Random
     timing: Timing
     shard_calls_max: int
+    standby_coupons_max: int
 
 
 class Life:
@@ -105,6 +107,14 @@ class Life:
         self._pulling: dict[ShardId, tuple[Pull, asyncio.Task[None]]] = {}
         self._pulls = asyncio.Semaphore(PULLS_MAX)
         self._draining = False
+        self.standby = Standby(
+            parts.journal,
+            parts.codec,
+            tasks,
+            coupons_max=parts.standby_coupons_max,
+            rng=parts.rng,
+            on_warm=self._news.set,
+        )
         self._ownership = Ownership(parts.config.shards, self.me, claim_delay_s=parts.timing.claim_delay_s)
         self.keeper = Keeper(
             self.me,
@@ -112,6 +122,7 @@ class Life:
             etcd=parts.etcd,
             keys=parts.keys,
             journal=parts.journal,
+            standby=self.standby,
             codec=parts.codec,
             wall=self._wall,
             cluster_incarnation=cluster_incarnation,
@@ -189,6 +200,7 @@ class Life:
             plan = self._ownership.plan(self.topology, self._local(), loop.time())
             for action in plan.actions:
                 self._act(action)
+            self.standby.follow(plan.follow)
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(plan.wake_s):
                     await self._news.wait()
@@ -198,6 +210,7 @@ class Life:
             held=self.keeper.held(),
             spent=self.keeper.spent,
             busy=self._busy | self._giving,
+            warm=self.standby.warm(),
             dead=self._dead,
             draining=self._draining,
         )
@@ -311,8 +324,10 @@ class Life:
             raise NotHandedOver("a handover is under way")
         self._giving.add(shard)
         try:
-            given = await self.keeper.hand_over(shard, revision, OwnerRecord(successor, node.record.address))
+            given, rest = await self.keeper.hand_over(shard, revision, OwnerRecord(successor, node.record.address))
             await self._until(given)
+            if rest is not None:
+                self.standby.keep(shard, rest)
         finally:
             self._giving.discard(shard)
             self._news.set()

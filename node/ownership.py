@@ -68,6 +68,8 @@ class Local:
     """The revision of a shard's last epoch here that has ended: it can never be opened again."""
     busy: Set[ShardId]
     """Shards with a claim or a pull under way, or that rest after one that failed."""
+    warm: Set[ShardId]
+    """Shards that are followed and would not be taken over faster if they were followed longer."""
     dead: Set[Incarnation]
     """Whose process is certainly gone."""
     draining: bool
@@ -76,6 +78,8 @@ class Local:
 @dataclass(frozen=True, slots=True)
 class Plan:
     actions: tuple[Action, ...]
+    follow: Set[ShardId]
+    """Shards that this node would own next."""
     wake_s: float | None
     """When to plan again though nothing has changed; None: no need."""
 
@@ -95,10 +99,13 @@ class Ownership:
     def plan(self, topology: Topology, local: Local, now_s: float) -> Plan:
         self._prefer(topology, local)
         actions: list[Action] = []
+        follow: set[ShardId] = set()
         wakes_s: list[float] = []
         for number in range(self._shards):
             shard = ShardId(number)
             owner = topology.owners.get(shard)
+            if not local.draining and self._is_next(shard, owner):
+                follow.add(shard)
             if owner is not None and owner.record.incarnation == self._me:
                 self._orphaned_s.pop(shard, None)
                 actions += self._keep(shard, owner.revision, local)
@@ -106,7 +113,13 @@ class Ownership:
                 actions.append(Leave(shard))
             elif not local.draining and shard not in local.busy:
                 actions += self._acquire(shard, owner, topology, local, now_s, wakes_s)
-        return Plan(tuple(actions), min(wakes_s, default=None))
+        return Plan(tuple(actions), follow, min(wakes_s, default=None))
+
+    def _is_next(self, shard: ShardId, owner: Owner | None) -> bool:
+        """This node is the first choice among those that do not own it."""
+        owner_id = owner.record.incarnation.node_id if owner is not None else None
+        following = (node_id for node_id in self._preferences[shard] if node_id != owner_id)
+        return next(following, None) == self._me.node_id
 
     def _keep(self, shard: ShardId, revision: Revision, local: Local) -> list[Action]:
         """The record names this incarnation."""
@@ -135,7 +148,7 @@ class Ownership:
         rank = order.index(self._me.node_id)
         if owner is not None and lives(owner.record.incarnation, topology, local.dead):
             self._orphaned_s.pop(shard, None)
-            return [Pull(shard, owner)] if rank == 0 else []
+            return [Pull(shard, owner)] if rank == 0 and shard in local.warm else []
         due_s = self._orphaned_s.setdefault(shard, now_s) + rank * self._claim_delay_s
         if now_s < due_s:
             wakes_s.append(due_s)

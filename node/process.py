@@ -10,7 +10,7 @@ import grpc.aio
 import structlog
 
 from cluster.attach import Cluster, Expectation, attach
-from cluster.clock import SystemClock
+from cluster.clock import Clock, SystemClock
 from cluster.config import ConfigMismatch
 from cluster.etcd import GrpcEtcd
 from cluster.identity import identity_of
@@ -20,7 +20,7 @@ from cluster.types import NodeId
 from node.config import NodeSettings
 from node.entries import FORMAT_VERSION
 from node.journal.base import Journal
-from node.journal.disk import RealDisk
+from node.journal.disk import Disk, RealDisk
 from node.journal.etcd import EtcdJournal
 from node.journal.file import FileJournal
 from node.life import Parts, Timing
@@ -35,16 +35,25 @@ STOP_GRACE_S = 1.0
 """How long streams may still carry replies after the last shard was handed over."""
 
 
-async def run_node(settings: NodeSettings, on_ready: Callable[[str], None]) -> None:
+async def run_node(
+    settings: NodeSettings,
+    on_ready: Callable[[str], None],
+    *,
+    clock: Clock | None = None,
+    wrap_disk: Callable[[Disk], Disk] = lambda disk: disk,
+) -> None:
     """Serve until SIGTERM or SIGINT; then hand over and return.
 
     Args:
         on_ready: called once, with HOST:PORT, when the node is registered.
+        clock: None: the machine's.
+        wrap_disk: what the `file` journal gets for the machine's disk.
 
     Raises:
         ConfigMismatch, NodeIdInUse: nothing was served.
     """
     rng = random.Random()
+    clock = clock or SystemClock()
     keys = Keyspace(settings.key_prefix)
     etcd = EtcdClient(settings.endpoints(), GrpcEtcd, rng=rng, answer_max_s=settings.etcd_answer_s_max)
     try:
@@ -52,12 +61,13 @@ async def run_node(settings: NodeSettings, on_ready: Callable[[str], None]) -> N
         if cluster.format_version > FORMAT_VERSION:
             raise ConfigMismatch(f"the journal format is {cluster.format_version}, this node knows {FORMAT_VERSION}")
         if cluster.config.journal == "etcd":
-            await _serve(settings, cluster, keys, etcd, EtcdJournal(etcd, keys, rng=rng), rng, on_ready)
+            await _serve(settings, cluster, keys, etcd, EtcdJournal(etcd, keys, rng=rng), clock, rng, on_ready)
             return
         if settings.journal_dir is None:
             raise ConfigMismatch("the cluster's journal is `file`: this node needs journal_dir")
         with closing(RealDisk()) as disk:
-            await _serve(settings, cluster, keys, etcd, FileJournal(settings.journal_dir, disk), rng, on_ready)
+            journal = FileJournal(settings.journal_dir, wrap_disk(disk))
+            await _serve(settings, cluster, keys, etcd, journal, clock, rng, on_ready)
     finally:
         await etcd.close()
 
@@ -68,6 +78,7 @@ async def _serve(
     keys: Keyspace,
     etcd: EtcdClient,
     journal: Journal,
+    clock: Clock,
     rng: random.Random,
     on_ready: Callable[[str], None],
 ) -> None:
@@ -91,7 +102,7 @@ async def _serve(
         journal=journal,
         codec=cluster.codec,
         peers=GrpcPeers(identity, handover_s_max=settings.drain_s_max, rng=rng),
-        clock=SystemClock(),
+        clock=clock,
         rng=rng,
         timing=Timing(
             lease_ttl_s=settings.lease_ttl_s,
@@ -101,6 +112,7 @@ async def _serve(
             drain_s_max=settings.drain_s_max,
         ),
         shard_calls_max=settings.shard_calls_max,
+        standby_coupons_max=settings.standby_coupons_max,
     )
     member = Member(parts)
     node_pb2_grpc.add_NodeServiceServicer_to_server(NodeServer(member, identity), server)

@@ -25,6 +25,11 @@ class Replayer:
         """The epoch of the last entry."""
         return self._epoch
 
+    def went_on(self, position: int, epoch: Epoch, writer: Incarnation) -> None:
+        """The ledger itself decided the entries up to `position`, and `writer` journaled them."""
+        if position > self._position:
+            self._position, self._epoch, self._writer, self._decide_us = position, epoch, writer, None
+
     def feed(self, data: bytes) -> None:
         """Take over the next entry. After an exception the ledger must be thrown away.
 

@@ -233,6 +233,10 @@ class NodeServer(node_pb2_grpc.NodeServiceServicer):
                 queued=shard.queued if shard else len(held.waiting),
                 error=held.error,
             )
+        for copy, replica in life.standby.status():
+            response.standbys.add(
+                shard=copy.shard, warm=copy.warm, position=replica.position, coupons=replica.ledger.coupons
+            )
         return response
 
     # --- common -------------------------------------------------------------------------------------------------------

@@ -181,7 +181,7 @@ def status(
         )
         print_table(
             f"shards: {config.shards}",
-            ["shard", "owner", "epoch", "state", "position", "campaigns", "coupons", "queued"],
+            ["shard", "owner", "epoch", "state", "position", "campaigns", "coupons", "queued", "standby", "lag"],
             [
                 [
                     str(s.shard),
@@ -192,6 +192,8 @@ def status(
                     f"{s.campaigns:,}",
                     f"{s.coupons:,}",
                     f"{s.queued:,}",
+                    s.standby or "-",
+                    f"{s.standby_lag:,}" if s.standby else "-",
                 ]
                 for s in found.shards
             ],

@@ -1,7 +1,7 @@
 """How a cluster is: who lives and owns what by etcd, and what each owner says of its shards. Asks, changes nothing."""
 
 import asyncio
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import grpc
@@ -48,6 +48,10 @@ class ShardStatus:
     coupons: int
     queued: int
     error: str
+    standby: str = ""
+    """The node that reads along the journal to own the shard next; empty: none does."""
+    standby_lag: int = 0
+    """Entries that it has not read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +102,23 @@ async def read_status(endpoints: tuple[str, ...], key_prefix: str, timeout_s: fl
         if not isinstance(answer, str)
         for shard in answer.shards
     }
-    return ClusterStatus(
-        cluster.config,
-        nodes,
-        tuple(_shard(ShardId(n), topology, said, cluster.incarnation) for n in range(cluster.config.shards)),
-    )
+    standbys = {
+        standby.shard: (node_id, standby.position)
+        for node_id, answer in answers.items()
+        if not isinstance(answer, str)
+        for standby in answer.standbys
+        if standby.warm
+    }
+    shards = (_shard(ShardId(n), topology, said, cluster.incarnation) for n in range(cluster.config.shards))
+    return ClusterStatus(cluster.config, nodes, tuple(_with_standby(shard, standbys) for shard in shards))
+
+
+def _with_standby(shard: ShardStatus, standbys: dict[int, tuple[NodeId, int]]) -> ShardStatus:
+    if shard.shard not in standbys:
+        return shard
+    node_id, position = standbys[shard.shard]
+    # The two have not been asked at one moment.
+    return replace(shard, standby=node_id, standby_lag=max(0, shard.position - position))
 
 
 def _shard(

@@ -213,12 +213,26 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("incarnation", "shards")
+    __slots__ = ("incarnation", "shards", "standbys")
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     SHARDS_FIELD_NUMBER: _ClassVar[int]
+    STANDBYS_FIELD_NUMBER: _ClassVar[int]
     incarnation: str
     shards: _containers.RepeatedCompositeFieldContainer[ShardStatus]
-    def __init__(self, incarnation: _Optional[str] = ..., shards: _Optional[_Iterable[_Union[ShardStatus, _Mapping]]] = ...) -> None: ...
+    standbys: _containers.RepeatedCompositeFieldContainer[StandbyStatus]
+    def __init__(self, incarnation: _Optional[str] = ..., shards: _Optional[_Iterable[_Union[ShardStatus, _Mapping]]] = ..., standbys: _Optional[_Iterable[_Union[StandbyStatus, _Mapping]]] = ...) -> None: ...
+
+class StandbyStatus(_message.Message):
+    __slots__ = ("shard", "warm", "position", "coupons")
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    WARM_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    COUPONS_FIELD_NUMBER: _ClassVar[int]
+    shard: int
+    warm: bool
+    position: int
+    coupons: int
+    def __init__(self, shard: _Optional[int] = ..., warm: bool = ..., position: _Optional[int] = ..., coupons: _Optional[int] = ...) -> None: ...
 
 class ShardStatus(_message.Message):
     __slots__ = ("shard", "state", "cluster_incarnation", "revision", "position", "campaigns", "coupons", "queued", "error")

@@ -40,6 +40,11 @@ class CorruptJournal(Exception):
         self.what = what
 
 
+class FollowerLost(Exception):
+    """A follower cannot go on: the journal cannot be read, or what was handed on is no longer in it, as after a
+    restore. Throw away what it fed and begin with a new one."""
+
+
 class ShardJournal(Protocol):
     """An open shard: the right to append, for one epoch. One call at a time.
 
@@ -76,6 +81,48 @@ class ShardJournal(Protocol):
         ...
 
 
+class Follower(Protocol):
+    """Reads along a shard's journal, whoever owns it: what a standby does, and in the end an owner.
+
+    Whatever it handed to its `replay` is in the journal for good, also after a call that was cancelled or failed. One
+    call at a time.
+    """
+
+    @property
+    def position(self) -> int:
+        """Of the next entry to hand on: how many there were."""
+        ...
+
+    async def advance(self) -> None:
+        """Hand on what is certainly in the journal by now. The newest entry may be left for the next time.
+
+        Gives way to the event loop at least every 50 ms or so. What `replay` raises comes through.
+
+        Raises:
+            FollowerLost
+            CorruptJournal: the journal cannot be believed.
+        """
+        ...
+
+    async def open(self, epoch: Epoch) -> ShardJournal:
+        """Fence every lower epoch, then hand on the rest of the committed entries; return the right to append.
+
+        What was handed on counts as the whole journal only if this returns; else the follower is used up. If it
+        returns, `position` moves on with every append, and once the writer has been closed without having failed, the
+        follower may advance again, behind what the writer wrote.
+
+        Args:
+            epoch: learnt from an owner record that names this very incarnation; never used for an open before.
+
+        Raises:
+            Fenced: a higher epoch opened the shard, or this one no longer stood at the end of the reading.
+            OutcomeUnknown: reading, or making the epoch known, failed, or what was handed on before is no longer in the
+                journal: open again, with a new epoch and a new follower.
+            CorruptJournal: the journal cannot be believed.
+        """
+        ...
+
+
 class Journal(Protocol):
     """All shards' journals, as one process sees them."""
 
@@ -84,17 +131,10 @@ class Journal(Protocol):
         """Longest entry that `append` takes."""
         ...
 
+    def follow(self, shard: ShardId, replay: Callable[[bytes], None]) -> Follower:
+        """A follower that has handed on nothing yet. `replay` gets every entry once, oldest first."""
+        ...
+
     async def open(self, shard: ShardId, epoch: Epoch, replay: Callable[[bytes], None]) -> ShardJournal:
-        """Fence every lower epoch, then hand `replay` every committed entry, oldest first; return the right to append.
-
-        What `replay` was given counts only if this returns. Gives way to the event loop at least every 50 ms or so.
-
-        Args:
-            epoch: learnt from an owner record that names this very incarnation; never used for an open before.
-
-        Raises:
-            Fenced: a higher epoch opened the shard, or this one no longer stood at the replay's end.
-            OutcomeUnknown: reading, or making the epoch known, failed: open again, with a new epoch.
-            CorruptJournal: the journal cannot be believed.
-        """
+        """`follow(shard, replay).open(epoch)`: read from the beginning, and own."""
         ...

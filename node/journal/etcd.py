@@ -23,12 +23,12 @@ from cluster.kv import (
     Put,
     Txn,
     ValueIs,
-    prefix_end,
 )
 from cluster.records import Keyspace
 from cluster.session import EtcdClient
 from cluster.types import Epoch, Revision, ShardId
-from node.journal.base import AppendRefused, CorruptJournal, Fenced, OutcomeUnknown
+from node.journal.base import AppendRefused, CorruptJournal, Fenced, FollowerLost, OutcomeUnknown
+from node.journal.etcd_reader import Cursor, EntryReader, LastEntryGone
 
 log = structlog.get_logger()
 
@@ -39,10 +39,6 @@ PAGE_BYTES_MAX = 4 * 1024 * 1024 - 64 * 1024
 """etcd's clients refuse answers over 4 MiB; the rest is for owner record, headers and framing."""
 KEY_BYTES_MAX = 1024
 """What an answer needs for an entry beside its bytes: key, revisions, lengths."""
-PAGES_AHEAD = 8
-"""Pages that are read side by side, once a journal turned out to be longer than one."""
-REPLAY_BYTES_MAX = 256 * 1024
-"""So much is replayed before the event loop gets its turn: some milliseconds."""
 PAUSE_S = 0.01
 PAUSE_MAX_S = 0.5
 
@@ -79,29 +75,43 @@ class EtcdJournal:
     def entry_bytes_max(self) -> int:
         return self._entry_bytes_max
 
+    def follow(self, shard: ShardId, replay: Callable[[bytes], None]) -> "EtcdFollower":
+        return EtcdFollower(self, EntryReader(self._client, self._keys, shard, replay, page_entries=self._page_entries))
+
     async def open(self, shard: ShardId, epoch: Epoch, replay: Callable[[bytes], None]) -> "EtcdShardJournal":
-        """See `Journal.open`. Nothing is written: the owner key, whose revision is the epoch, fences the lower ones.
+        return await self.follow(shard, replay).open(epoch)
+
+    async def take_over(self, reader: EntryReader, epoch: Epoch) -> "EtcdShardJournal":
+        """See `Follower.open`. Nothing is written: the owner key, whose revision is the epoch, fences the lower ones.
 
         One Txn reads the last page together with owner key and incarnation. If the epoch stands in it, no append of a
         lower epoch can pass its guards any more, so the page is the end of all that lower epochs wrote. Were the epoch
         looked up before or after instead, a successor could come, grant and answer in between, and this owner would
         answer reads from a memory that lacks what the successor's callers were told.
         """
+        shard = reader.shard
         self._check_unused(shard, epoch)
-        reader = _Replay(self._keys, shard, replay)
+
+        def require_epoch(owner: tuple[KeyValue, ...], incarnation: tuple[KeyValue, ...]) -> None:
+            if not self._stands(epoch, owner, incarnation):
+                raise Fenced(f"shard {shard}: epoch {epoch} no longer stood at position {reader.cursor.position}")
+
+        epoch_gets = _epoch_gets(self._keys, shard)
         try:
             try:
-                await self._replay(shard, epoch, reader)
+                await reader.read(epoch_gets, require_epoch)
             except CorruptJournal:
                 # Pages read before and after a restore do not fit together, and that is nobody's corruption: the epoch
                 # is gone with the incarnation.
-                if self._stands(epoch, *(await self._client.read(Txn((), _epoch_gets(self._keys, shard)))).ranges):
+                if self._stands(epoch, *(await self._client.read(Txn((), epoch_gets))).ranges):
                     raise
                 raise Fenced(f"shard {shard}: epoch {epoch} is gone, and what was read does not fit") from None
         except RevisionWentBack as went_back:
             raise Fenced(f"shard {shard}: etcd was restored while it was replayed") from went_back
         except EtcdRefused as refused:
             raise OutcomeUnknown(f"shard {shard}: cannot be read: {refused.reason}") from refused
+        except LastEntryGone as gone:
+            raise OutcomeUnknown(str(gone)) from gone
         self._check_unused(shard, epoch)
         self._opened[shard] = epoch
         return EtcdShardJournal(
@@ -109,55 +119,39 @@ class EtcdJournal:
             self._keys,
             shard,
             epoch,
-            position=reader.position,
-            last_revision=reader.last_revision,
+            reader.cursor,
             rng=self._rng,
             entry_bytes_max=self._entry_bytes_max,
         )
-
-    async def _replay(self, shard: ShardId, epoch: Epoch, reader: "_Replay") -> None:
-        while True:
-            entries = Get(reader.start, prefix_end(self._keys.journal(shard)), self._page_entries)
-            at_end = await self._client.read(Txn((), (entries, *_epoch_gets(self._keys, shard))))
-            page, owner, incarnation = at_end.ranges
-            if not self._stands(epoch, owner, incarnation):
-                raise Fenced(f"shard {shard}: epoch {epoch} no longer stood at position {reader.position}")
-            await reader.take(page)
-            if len(page) < self._page_entries:
-                return
-            for page in await self._pages_ahead(shard, reader.position):
-                await reader.take(page)
 
     def _check_unused(self, shard: ShardId, epoch: Epoch) -> None:
         if shard in self._opened and epoch <= self._opened[shard]:
             raise Fenced(f"shard {shard}: epoch {epoch} was used for an open before")
 
-    async def _pages_ahead(self, shard: ShardId, position: int) -> list[tuple[KeyValue, ...]]:
-        """The next pages, oldest first; () for those beyond the end.
-
-        Their ranges are known beforehand, since positions have no gaps. They are read at different moments, which does
-        no harm: while the epoch stands nobody else can append, and whether it stands is read after them.
-        """
-        try:
-            async with asyncio.TaskGroup() as group:
-                reads = [
-                    group.create_task(
-                        self._client.get(
-                            Get(
-                                _after(self._keys.entry(shard, first - 1)),
-                                _after(self._keys.entry(shard, first - 1 + self._page_entries)),
-                                self._page_entries,
-                            )
-                        )
-                    )
-                    for first in range(position, position + PAGES_AHEAD * self._page_entries, self._page_entries)
-                ]
-        except BaseExceptionGroup as failures:
-            raise failures.exceptions[0] from None
-        return [read.result().kvs for read in reads]
-
     def _stands(self, epoch: Epoch, owner: tuple[KeyValue, ...], incarnation: tuple[KeyValue, ...]) -> bool:
         return _epoch_stands(epoch, owner, incarnation)
+
+
+class EtcdFollower:
+    """Implements `node.journal.base.Follower`; made by `follow`. An entry that a read finds is committed, and its
+    position is never written again: so whatever is found may be handed on."""
+
+    def __init__(self, journal: EtcdJournal, reader: EntryReader) -> None:
+        self._journal = journal
+        self._reader = reader
+
+    @property
+    def position(self) -> int:
+        return self._reader.cursor.position
+
+    async def advance(self) -> None:
+        try:
+            await self._reader.read()
+        except (LastEntryGone, RevisionWentBack, EtcdRefused) as error:
+            raise FollowerLost(f"shard {self._reader.shard}: {error}") from error
+
+    async def open(self, epoch: Epoch) -> "EtcdShardJournal":
+        return await self._journal.take_over(self._reader, epoch)
 
 
 class EtcdShardJournal:
@@ -169,23 +163,17 @@ class EtcdShardJournal:
         keys: Keyspace,
         shard: ShardId,
         epoch: Epoch,
+        cursor: Cursor,
         *,
-        position: int,
-        last_revision: Revision,
         rng: random.Random,
         entry_bytes_max: int,
     ) -> None:
-        """
-        Args:
-            position: of the next entry.
-            last_revision: mod_revision of the entry before it; 0 if there is none.
-        """
+        """Args: cursor: goes on with every append."""
         self._client = client
         self._keys = keys
         self._shard = shard
         self._epoch = epoch
-        self._position = position
-        self._last_revision = last_revision
+        self._cursor = cursor
         self._rng = rng
         self._entry_bytes_max = entry_bytes_max
         self._busy = False
@@ -194,7 +182,7 @@ class EtcdShardJournal:
 
     @property
     def position(self) -> int:
-        return self._position
+        return self._cursor.position
 
     async def append(self, entry: bytes) -> None:
         """See `ShardJournal.append`. A finished writer raises Fenced."""
@@ -210,9 +198,8 @@ class EtcdShardJournal:
             raise Fenced(f"shard {self._shard}: etcd was restored") from went_back
         finally:
             self._busy = False
-        assert revision > self._last_revision, "positions in the order of revisions"
-        self._last_revision = revision
-        self._position += 1
+        assert revision > self._cursor.last_revision, "positions in the order of revisions"
+        self._cursor.went_on(revision)
         self._finished = False
 
     async def barrier(self) -> None:
@@ -258,7 +245,9 @@ class EtcdShardJournal:
                 if not in_doubt and refused.reason != TOO_MANY_REQUESTS:
                     raise AppendRefused(f"{self._key}: {refused.reason}") from refused
                 landed = await self._read_back(entry) if in_doubt else None
-                self._log.warning("append_refused", position=self._position, reason=refused.reason, in_doubt=in_doubt)
+                self._log.warning(
+                    "append_refused", position=self._cursor.position, reason=refused.reason, in_doubt=in_doubt
+                )
             else:
                 if result.succeeded:
                     return result.revision
@@ -267,12 +256,12 @@ class EtcdShardJournal:
                 *found, last = result.ranges
                 landed = self._judge(entry, *found)
                 if landed is None:
-                    assert self._mod_revision(last) != self._last_revision, "a guard failed and all hold"
+                    assert self._mod_revision(last) != self._cursor.last_revision, "a guard failed and all hold"
                     raise Fenced(f"{self._last_key}: not the entry that this owner knows: etcd was restored")
             if landed is not None:
                 return landed
             await asyncio.sleep(self._rng.uniform(0, min(PAUSE_MAX_S, PAUSE_S * 2 ** min(attempts, 10))))
-            self._log.info("append_sent_again", position=self._position, attempts=attempts)
+            self._log.info("append_sent_again", position=self._cursor.position, attempts=attempts)
 
     def _guards(self) -> tuple[Guard, ...]:
         guards: tuple[Guard, ...] = (
@@ -280,9 +269,9 @@ class EtcdShardJournal:
             ModRevisionIs(self._keys.owner(self._shard), self._epoch.revision),
             ModRevisionIs(self._key, Revision(0)),
         )
-        if self._position:
+        if self._cursor.position:
             # In an etcd that was restored from a snapshot the entries before this one may be missing.
-            guards += (ModRevisionIs(self._last_key, self._last_revision),)
+            guards += (ModRevisionIs(self._last_key, self._cursor.last_revision),)
         return guards
 
     def _look(self) -> tuple[Get, ...]:
@@ -330,59 +319,15 @@ class EtcdShardJournal:
 
     @property
     def _key(self) -> str:
-        return self._keys.entry(self._shard, self._position)
+        return self._keys.entry(self._shard, self._cursor.position)
 
     @property
     def _last_key(self) -> str:
-        """Of the entry before; a key without entry when there is none."""
-        return self._keys.entry(self._shard, self._position - 1) if self._position else self._keys.journal(self._shard)
+        return self._cursor.last_key(self._keys, self._shard)
 
     @staticmethod
     def _mod_revision(found: tuple[KeyValue, ...]) -> Revision:
         return found[0].mod_revision if found else Revision(0)
-
-
-class _Replay:
-    """Hands out entries, oldest first, and holds them against the format's rules."""
-
-    def __init__(self, keys: Keyspace, shard: ShardId, replay: Callable[[bytes], None]) -> None:
-        self._keys = keys
-        self._shard = shard
-        self._replay = replay
-        self._bytes_since_pause = 0
-        # A journal whose checkpointed prefix was dropped begins later: then the checkpoint says where, and its
-        # position stands here instead of 0.
-        self.position = 0
-        self.last_revision = Revision(0)
-
-    @property
-    def start(self) -> str:
-        """Where the next page begins: right after the last key that was read, so that no stray key escapes."""
-        if self.position == 0:
-            return self._keys.journal(self._shard)
-        return _after(self._keys.entry(self._shard, self.position - 1))
-
-    async def take(self, page: tuple[KeyValue, ...]) -> None:
-        """
-        Raises:
-            CorruptJournal: naming the key.
-        """
-        for kv in page:
-            if kv.key != self._keys.entry(self._shard, self.position):
-                raise CorruptJournal(kv.key, f"found where position {self.position} was to come")
-            if kv.create_revision != kv.mod_revision or kv.mod_revision < self.last_revision or kv.lease_id:
-                raise CorruptJournal(
-                    kv.key,
-                    f"written twice, out of order or under a lease: created at revision {kv.create_revision}, "
-                    f"modified at {kv.mod_revision}, lease {kv.lease_id:x}, the one before at {self.last_revision}",
-                )
-            self._replay(kv.value)
-            self.position += 1
-            self.last_revision = kv.mod_revision
-            self._bytes_since_pause += len(kv.value)
-            if self._bytes_since_pause >= REPLAY_BYTES_MAX:
-                self._bytes_since_pause = 0
-                await asyncio.sleep(0)
 
 
 def _epoch_gets(keys: Keyspace, shard: ShardId) -> tuple[Get, Get]:
@@ -401,8 +346,3 @@ def _epoch_stands(epoch: Epoch, owner: tuple[KeyValue, ...], incarnation: tuple[
 
 def _decimal(number: int) -> bytes:
     return str(number).encode()
-
-
-def _after(key: str) -> str:
-    """The first key after `key` in etcd's order."""
-    return key + "\0"

@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cluster.types import Epoch, ShardId
-from node.journal.base import AppendRefused, Fenced, OutcomeUnknown
+from node.journal.base import AppendRefused, Fenced, FollowerLost, OutcomeUnknown
 from node.journal.disk import Disk, DiskFile
 from node.journal.frames import PAYLOAD_BYTES_MAX, SegmentId, encode_frame, encode_seal, epoch_of_name, shard_directory
-from node.journal.segments import ShardDirectory, replay_segments
+from node.journal.segments import EntryReader, NoLongerThere, ShardDirectory
 
 ENTRY_BYTES_MAX = 1024 * 1024
 
@@ -43,17 +43,25 @@ class FileJournal:
     def entry_bytes_max(self) -> int:
         return self._entry_bytes_max
 
-    async def open(self, shard: ShardId, epoch: Epoch, replay: Callable[[bytes], None]) -> "FileShardJournal":
+    def follow(self, shard: ShardId, replay: Callable[[bytes], None]) -> "FileFollower":
         directory = ShardDirectory(self._disk, shard, self._root / shard_directory(shard))
-        segment = SegmentId(shard, epoch)
+        return FileFollower(self, EntryReader(directory, replay))
+
+    async def open(self, shard: ShardId, epoch: Epoch, replay: Callable[[bytes], None]) -> "FileShardJournal":
+        return await self.follow(shard, replay).open(epoch)
+
+    async def take_over(self, reader: EntryReader, epoch: Epoch) -> "FileShardJournal":
+        """See `Follower.open`."""
+        directory = reader.directory
+        segment = SegmentId(directory.shard, epoch)
         try:
             file = await self._create(directory, segment)
             try:
-                return await self._take_over(directory, segment, file, replay)
+                return await self._seal_lower(directory, segment, file, reader)
             except BaseException:
                 file.close()
                 raise
-        except OSError as error:
+        except (OSError, NoLongerThere) as error:
             raise OutcomeUnknown(f"{directory.path_of(segment)}: {error}") from error
 
     async def _create(self, directory: ShardDirectory, segment: SegmentId) -> DiskFile:
@@ -73,13 +81,12 @@ class FileJournal:
             raise
         return file
 
-    async def _take_over(
-        self, directory: ShardDirectory, segment: SegmentId, file: DiskFile, replay: Callable[[bytes], None]
+    async def _seal_lower(
+        self, directory: ShardDirectory, segment: SegmentId, file: DiskFile, reader: EntryReader
     ) -> "FileShardJournal":
         names = await directory.names()
         require_highest(directory, segment, names)
-        epochs = sorted(epoch for name in names if (epoch := epoch_of_name(name)) is not None and epoch < segment.epoch)
-        seal = await replay_segments(directory, epochs, replay)
+        seal = await reader.read_all([epoch for epoch in epochs_of(names) if epoch < segment.epoch])
         frame = encode_seal(segment, seal)
         await _write_whole(file, frame)
         await file.sync()
@@ -90,10 +97,36 @@ class FileJournal:
             directory,
             segment,
             file,
+            reader,
             offset=len(frame),
-            position=seal.first_position + sum(s.entries for s in seal.segments),
             entry_bytes_max=self._entry_bytes_max,
         )
+
+
+class FileFollower:
+    """Implements node.journal.base.Follower; made by `follow`."""
+
+    def __init__(self, journal: FileJournal, reader: EntryReader) -> None:
+        self._journal = journal
+        self._reader = reader
+
+    @property
+    def position(self) -> int:
+        return self._reader.position
+
+    async def advance(self) -> None:
+        directory = self._reader.directory
+        try:
+            try:
+                names = await directory.names()
+            except FileNotFoundError:
+                names = []  # nobody has opened the shard yet
+            await self._reader.read_along(epochs_of(names))
+        except (OSError, NoLongerThere) as error:
+            raise FollowerLost(f"{directory.path}: {error}") from error
+
+    async def open(self, epoch: Epoch) -> "FileShardJournal":
+        return await self._journal.take_over(self._reader, epoch)
 
 
 class FileShardJournal:
@@ -104,16 +137,16 @@ class FileShardJournal:
         directory: ShardDirectory,
         segment: SegmentId,
         file: DiskFile,
+        reader: EntryReader,
         *,
         offset: int,
-        position: int,
         entry_bytes_max: int,
     ) -> None:
         self._directory = directory
         self._segment = segment
         self._file = file
         self._offset = offset
-        self._position = position
+        self._reader = reader  # has read the lower segments, and is told of every append
         self._entry_bytes_max = entry_bytes_max
         self._busy = False
         self._finished = False
@@ -121,7 +154,7 @@ class FileShardJournal:
 
     @property
     def position(self) -> int:
-        return self._position
+        return self._reader.position
 
     async def append(self, entry: bytes) -> None:
         assert entry, "an entry is never empty"
@@ -146,7 +179,7 @@ class FileShardJournal:
             except OSError as error:
                 raise OutcomeUnknown(f"{self._path}: {error}") from error
             self._offset += len(frame)
-            self._position += 1
+            self._reader.went_on(self._segment.epoch, self._offset, entry)
 
     async def barrier(self) -> None:
         with self._finished_unless_it_returns():
@@ -182,6 +215,11 @@ class FileShardJournal:
             raise
         finally:
             self._busy = False
+
+
+def epochs_of(names: Iterable[str]) -> list[Epoch]:
+    """Of the segments among a directory's names, lowest first."""
+    return sorted(epoch for name in names if (epoch := epoch_of_name(name)) is not None)
 
 
 def require_highest(directory: ShardDirectory, segment: SegmentId, names: Iterable[str]) -> None:

@@ -4,40 +4,23 @@ The rules are in docs/journal-file.md, "Which entries are in the journal".
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
 
-import structlog
+from crc32c import crc32c
 
 from cluster.types import Epoch, ShardId
 from node.journal.base import CorruptJournal
-from node.journal.disk import Disk, DiskFile
-from node.journal.frames import (
-    FRAME_BYTES_MAX,
-    HEADER_BYTES,
-    NotASeal,
-    Seal,
-    SealedSegment,
-    SegmentId,
-    decode_seal,
-    frame_within,
-    frames,
-    place_of_seal,
-)
-
-log = structlog.get_logger()
+from node.journal.disk import Disk
+from node.journal.frames import HEADER_BYTES, NotASeal, Seal, SealedSegment, SegmentId, decode_seal
+from node.journal.segment_reader import SegmentReader
 
 Replay = Callable[[bytes], None]
 
-_PIECE_BYTES = 1024 * 1024
-
 _TURN_BYTES = 64 * 1024
 """How much is replayed before others have their turn: some hundred coupons, a few milliseconds."""
-
-_SEARCH_BYTES = 4 * 1024
-"""How much of a tail is searched before others have their turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,160 +38,188 @@ class ShardDirectory:
         return await self.disk.list_directory(self.path)
 
 
-async def replay_segments(directory: ShardDirectory, epochs: Sequence[Epoch], replay: Replay) -> Seal:
-    """Hand `replay` every entry that is in the journal, oldest first, having made sure that it is durable.
+class NoLongerThere(Exception):
+    """An entry that was taken once is not in the journal any more: somebody has put other files there."""
 
-    Args:
-        epochs: of the segments to look at, lowest first. They acknowledge nothing any more.
 
-    Returns:
-        The seal that says that these entries, and no others, are in the journal.
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """What was taken of one segment."""
 
-    Raises:
-        CorruptJournal, OSError.
+    end: int
+    """Offset behind the last frame."""
+    entries: int
+    last_bytes: int
+    last_crc: int
+    """Of the last frame's payload, to know it again by."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Top:
+    """The highest segment that has an intact seal: the only one whose seal counts."""
+
+    reader: SegmentReader
+    """Has read the seal."""
+    seal: Seal
+
+
+class EntryReader:
+    """Goes on where it stopped, as often as it is asked: each entry is taken once, in order.
+
+    Takes only what is in the journal for good. Of a segment that the top's seal names that is all up to there. Of the
+    top segment it is every frame but the last: each was synced before the next was written, by its writer, which never
+    goes on after a sync that failed. So the last one alone may be missing on the disk.
     """
-    # Highest first: whoever wrote a seal has read the lower segments before, so a lower segment that is read after a
-    # seal holds all that the seal promises.
-    for epoch in reversed(epochs):
-        segment = SegmentId(directory.shard, epoch)
-        path = directory.path_of(segment)
-        with closing(await directory.disk.open(path)) as file:
-            reader = _SegmentReader(file, path, segment)
-            first = await reader.batch()
-            if not first:
-                await reader.require_torn_tail()
-                continue
-            try:
-                seal = decode_seal(segment, first[0])
-            except NotASeal as error:
-                raise CorruptJournal(f"{path}:0", str(error)) from error
-            for sealed in seal.segments:
-                if sealed.epoch not in epochs:
-                    missing = directory.path_of(SegmentId(directory.shard, sealed.epoch))
-                    raise CorruptJournal(
-                        f"{missing}:0", f"{segment.name} says that it holds entries, and it is missing"
-                    )
-                await _replay_sealed(directory, sealed, replay)
-            top = await _replay_top(reader, first[1:], replay)
-            return Seal(seal.first_position, seal.segments + ((top,) if top.entries else ()))
-    return Seal(0, ())
 
+    def __init__(self, directory: ShardDirectory, replay: Replay) -> None:
+        self.directory = directory
+        self._replay = replay
+        self._taken: dict[Epoch, _Taken] = {}
+        self._first_position = 0
 
-async def _replay_sealed(directory: ShardDirectory, sealed: SealedSegment, replay: Replay) -> None:
-    """Hand over the entries of a segment whose end is fixed. Durable already: the seal was written after that."""
-    segment = SegmentId(directory.shard, sealed.epoch)
-    path = directory.path_of(segment)
-    with closing(await directory.disk.open(path)) as file:
-        reader = _SegmentReader(file, path, segment, limit=sealed.length)
-        # The first frame is the segment's seal: it means nothing any more.
-        entries = (await reader.batch())[1:]
-        await _hand_over(entries, replay)
-        count = len(entries)
-        while entries := await reader.batch():
-            await _hand_over(entries, replay)
-            count += len(entries)
-        if reader.end != sealed.length:
-            raise CorruptJournal(f"{path}:{reader.end}", f"a bad frame; intact ones are sealed up to {sealed.length}")
-        if count != sealed.entries:
-            raise CorruptJournal(f"{path}:{reader.end}", f"{count} entries, and {sealed.entries} are sealed")
+    @property
+    def position(self) -> int:
+        """Of the next entry."""
+        return self._first_position + sum(taken.entries for taken in self._taken.values())
 
+    async def read_along(self, epochs: Sequence[Epoch]) -> None:
+        """Take what is new and in the journal for good. Makes nothing durable.
 
-async def _replay_top(reader: "_SegmentReader", entries: list[bytes], replay: Replay) -> SealedSegment:
-    """Hand over the entries of the segment that no seal ends yet: `entries`, read already, and what follows.
-
-    Each of its frames was synced before the next was written, by its writer, which never goes on after a sync that
-    failed. So the last one alone may be missing on the disk.
-    """
-    count = 0
-    while following := await reader.batch():
-        await _hand_over(entries, replay)
-        count += len(entries)
-        entries = following
-    await reader.require_torn_tail()
-    end = reader.end
-    if entries and not await reader.make_last_durable(entries[-1]):
-        end -= HEADER_BYTES + len(entries.pop())
-    await _hand_over(entries, replay)
-    return SealedSegment(reader.segment.epoch, end, count + len(entries))
-
-
-async def _hand_over(entries: Sequence[bytes], replay: Replay) -> None:
-    turn = 0
-    for entry in entries:
-        replay(entry)
-        turn += len(entry)
-        if turn >= _TURN_BYTES:
-            turn = 0
-            await asyncio.sleep(0)
-
-
-class _SegmentReader:
-    """The intact frames at a segment's beginning, in pieces."""
-
-    def __init__(self, file: DiskFile, path: Path, segment: SegmentId, limit: int | None = None) -> None:
-        """Args: limit: as if the file ended there."""
-        self.segment = segment
-        self.end = 0
-        """Where the intact frames read so far end."""
-        self._file = file
-        self._path = path
-        self._limit = limit
-        self._rest = b""
-        """What was read behind `end`."""
-        self._at_end_of_file = False
-
-    async def batch(self) -> list[bytes]:
-        """The payloads of the next intact frames, at least one; none if what follows is no intact frame."""
-        while True:
-            payloads = list(frames(self.segment, self._rest, self.end))
-            if payloads:
-                length = len(payloads) * HEADER_BYTES + sum(map(len, payloads))
-                self._rest = self._rest[length:]
-                self.end += length
-                return payloads
-            # A rest that is longer than any frame begins with a bad one, not with one that is incomplete.
-            if self._at_end_of_file or len(self._rest) > FRAME_BYTES_MAX:
-                return []
-            await self._read_piece()
-
-    async def _read_piece(self) -> None:
-        offset = self.end + len(self._rest)
-        wanted = _PIECE_BYTES if self._limit is None else min(_PIECE_BYTES, self._limit - offset)
-        piece = await self._file.read(offset, wanted)
-        self._rest += piece
-        self._at_end_of_file = len(piece) < wanted or offset + wanted == self._limit
-
-    async def require_torn_tail(self) -> None:
-        """After the last batch of a segment without a limit: what follows is nothing, or one frame that is torn.
+        Args:
+            epochs: of all segments, lowest first. Somebody may write the highest one meanwhile.
 
         Raises:
-            CorruptJournal: it is something else, so acknowledged entries may be among it.
+            CorruptJournal, NoLongerThere, OSError.
         """
-        if not self._rest:
+        async with self._top(epochs, torn_means_corrupt=False) as top:
+            if top is not None:
+                await self._take_sealed(top, epochs)
+                await self._take_all_but_last(top.reader)
+            elif self._taken:
+                raise NoLongerThere(f"{self.directory.path}: there is no seal")
+
+    async def read_all(self, epochs: Sequence[Epoch]) -> Seal:
+        """Take every entry that is in the journal, having made sure that it is durable.
+
+        Args:
+            epochs: of the segments to look at, lowest first. They acknowledge nothing any more.
+
+        Returns:
+            The seal that says that these entries, and no others, are in the journal.
+
+        Raises:
+            CorruptJournal, NoLongerThere, OSError.
+        """
+        async with self._top(epochs, torn_means_corrupt=True) as top:
+            if top is None:
+                if self._taken:
+                    raise NoLongerThere(f"{self.directory.path}: there is no seal")
+                return Seal(0, ())
+            await self._take_sealed(top, epochs)
+            last = await self._take_all_but_last(top.reader)
+            await top.reader.require_torn_tail()
+            if last is not None and await top.reader.make_last_durable(last):
+                self._take(top.reader.segment.epoch, top.reader.end, last)
+            taken = self._taken.get(top.reader.segment.epoch)
+            rows = (SealedSegment(top.reader.segment.epoch, taken.end, taken.entries),) if taken else ()
+            return Seal(top.seal.first_position, top.seal.segments + rows)
+
+    @asynccontextmanager
+    async def _top(self, epochs: Sequence[Epoch], *, torn_means_corrupt: bool) -> AsyncIterator[_Top | None]:
+        # Highest first: whoever wrote a seal has read the lower segments before, so a lower segment that is read after
+        # a seal holds all that the seal promises.
+        for epoch in reversed(epochs):
+            segment = SegmentId(self.directory.shard, epoch)
+            path = self.directory.path_of(segment)
+            with closing(await self.directory.disk.open(path)) as file:
+                reader = SegmentReader(file, path, segment)
+                first = await reader.one()
+                if first is None:
+                    if torn_means_corrupt:
+                        await reader.require_torn_tail()
+                    continue
+                try:
+                    seal = decode_seal(segment, first)
+                except NotASeal as error:
+                    raise CorruptJournal(f"{path}:0", str(error)) from error
+                yield _Top(reader, seal)
+                return
+        yield None
+
+    async def _take_sealed(self, top: _Top, epochs: Sequence[Epoch]) -> None:
+        """All that the lower segments hold. Durable already: the seal was written after that."""
+        sealed_epochs = {sealed.epoch for sealed in top.seal.segments}
+        for epoch in self._taken:
+            if epoch not in sealed_epochs and epoch != top.reader.segment.epoch:
+                raise NoLongerThere(f"{self.directory.path}: {top.reader.segment.name} does not know of {epoch}")
+        self._first_position = top.seal.first_position
+        for sealed in top.seal.segments:
+            segment = SegmentId(self.directory.shard, sealed.epoch)
+            path = self.directory.path_of(segment)
+            if sealed.epoch not in epochs:
+                what = f"{top.reader.segment.name} says that it holds entries, and it is missing"
+                raise CorruptJournal(f"{path}:0", what)
+            taken = self._taken.get(sealed.epoch)
+            if taken is not None and (taken.end, taken.entries) == (sealed.length, sealed.entries):
+                continue
+            with closing(await self.directory.disk.open(path)) as file:
+                await self._take_one_sealed(SegmentReader(file, path, segment, limit=sealed.length), path, sealed)
+
+    async def _take_one_sealed(self, reader: SegmentReader, path: Path, sealed: SealedSegment) -> None:
+        # The first frame is the segment's seal: it means nothing any more.
+        await reader.one()
+        await self._skip_taken(reader)
+        while entries := await reader.batch():
+            await self._take_in_turns(sealed.epoch, reader.end, entries)
+        place = f"{path}:{reader.end}"
+        if reader.end != sealed.length:
+            raise CorruptJournal(place, f"a bad frame; intact ones are sealed up to {sealed.length}")
+        taken = self._taken.get(sealed.epoch)
+        if taken is None or taken.entries != sealed.entries:
+            raise CorruptJournal(place, f"{taken.entries if taken else 0} entries, and {sealed.entries} are sealed")
+
+    async def _take_all_but_last(self, reader: SegmentReader) -> bytes | None:
+        """Of the top segment. Returns the last frame's payload, which the reader stands behind; None: there is none."""
+        await self._skip_taken(reader)
+        entries: list[bytes] = []
+        end = reader.end
+        while following := await reader.batch():
+            await self._take_in_turns(reader.segment.epoch, end, entries)
+            entries, end = following, reader.end
+        if not entries:
+            return None
+        last = entries.pop()
+        await self._take_in_turns(reader.segment.epoch, end - HEADER_BYTES - len(last), entries)
+        return last
+
+    async def _skip_taken(self, reader: SegmentReader) -> None:
+        """Go on behind the last frame that was taken of this segment, having seen it once more."""
+        taken = self._taken.get(reader.segment.epoch)
+        if taken is None:
             return
-        place = f"{self._path}:{self.end}"
-        if len(self._rest) > FRAME_BYTES_MAX:
-            raise CorruptJournal(place, "a bad frame with more behind it than one torn frame can be")
-        for start in range(self.end + 1, self.end + len(self._rest), _SEARCH_BYTES):
-            intact = frame_within(self.segment, self._rest, self.end, start, start + _SEARCH_BYTES)
-            if intact is not None:
-                raise CorruptJournal(place, f"a bad frame with an intact one behind it, at {intact}")
-            await asyncio.sleep(0)
-        if self.end == 0 and (elsewhere := place_of_seal(self._rest)) is not None:
-            raise CorruptJournal(place, f"a segment of shard {elsewhere.shard}: {elsewhere.name}")
-        log.warning("torn_frame_ignored", shard=self.segment.shard, place=place, bytes=len(self._rest))
+        start = taken.end - HEADER_BYTES - taken.last_bytes
+        reader.go_on_at(start)
+        last = await reader.one()
+        if last is None or reader.end != taken.end or crc32c(last) != taken.last_crc:
+            raise NoLongerThere(f"{self.directory.path_of(reader.segment)}:{start}: another frame than was read before")
 
-    async def make_last_durable(self, payload: bytes) -> bool:
-        """After the last batch: sync the last frame, which holds `payload`; whether it is on the disk now.
+    async def _take_in_turns(self, epoch: Epoch, end: int, entries: Sequence[bytes]) -> None:
+        """Take entries of consecutive frames that end at `end`, with a turn for others now and then."""
+        at = end - len(entries) * HEADER_BYTES - sum(map(len, entries))
+        turn = 0
+        for entry in entries:
+            at += HEADER_BYTES + len(entry)
+            self._take(epoch, at, entry)
+            turn += len(entry)
+            if turn >= _TURN_BYTES:
+                turn = 0
+                await asyncio.sleep(0)
 
-        The page cache is not believed. After a sync that failed, the writer's or the kernel's own, the pages count as
-        clean: the next sync succeeds and writes nothing.
-        """
-        offset = self.end - HEADER_BYTES - len(payload)
-        await self._file.sync()
-        await self._file.drop_cache()
-        on_disk = await self._file.read(offset, HEADER_BYTES + len(payload))
-        if list(frames(self.segment, on_disk, offset)) == [payload]:
-            return True
-        log.error("page_cache_was_wrong", shard=self.segment.shard, place=f"{self._path}:{offset}")
-        return False
+    def _take(self, epoch: Epoch, end: int, entry: bytes) -> None:
+        self._replay(entry)
+        self.went_on(epoch, end, entry)
+
+    def went_on(self, epoch: Epoch, end: int, entry: bytes) -> None:
+        """Over one entry of the epoch's segment, whose frame ends at `end`: without replaying it, for who wrote it."""
+        before = self._taken.get(epoch)
+        self._taken[epoch] = _Taken(end, before.entries + 1 if before else 1, len(entry), crc32c(entry))

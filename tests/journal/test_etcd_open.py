@@ -8,7 +8,7 @@ from cluster.kv import Delete, Op, Put, Txn
 from cluster.records import Keyspace
 from cluster.types import LeaseId
 from node.journal.base import CorruptJournal, Fenced, OutcomeUnknown
-from node.journal.etcd import PAGES_AHEAD
+from node.journal.etcd_reader import PAGES_AHEAD
 from tests.fakes.etcd_faults import Fate, Gate, Leg
 from tests.journal.etcd_cluster import SHARD, FakeWorld, Opened, in_fake_world
 

@@ -4,15 +4,16 @@ it forgot a single sync or look."""
 import functools
 from collections.abc import Callable, Iterable
 from contextlib import closing
+from pathlib import Path
 from weakref import WeakKeyDictionary
 
 import pytest
 
 import node.journal.file
-import node.journal.segments
 from node.journal.disk import Disk
 from node.journal.frames import SealedSegment, SegmentId
-from node.journal.segments import ShardDirectory
+from node.journal.segment_reader import SegmentReader
+from node.journal.segments import EntryReader, ShardDirectory
 from tests.fakes.disk import BASE, Fail, Fault, MemoryDisk, Operation, Skip, torn_every_way
 from tests.journal.owners import ROOT, Owner, Violation, explore, find_in_image, is_own, with_directory
 
@@ -152,17 +153,17 @@ def test_every_look_is_needed(forgotten: Callable[[int], bool], what: str, monke
 
 def test_obeying_the_seal_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     """An owner that read a sealed segment to its end would take in what a fenced owner wrote later."""
-    segments = node.journal.segments
 
-    async def replay_to_the_end(directory: ShardDirectory, sealed: SealedSegment, replay: segments.Replay) -> None:
-        segment = SegmentId(directory.shard, sealed.epoch)
-        path = directory.path_of(segment)
-        with closing(await directory.disk.open(path)) as file:
-            reader = segments._SegmentReader(file, path, segment)
-            first = await reader.batch()
-            await segments._replay_top(reader, first[1:], replay)
+    async def take_to_the_end(self: EntryReader, reader: SegmentReader, path: Path, sealed: SealedSegment) -> None:
+        segment = SegmentId(self.directory.shard, sealed.epoch)
+        with closing(await self.directory.disk.open(path)) as file:
+            without_limit = SegmentReader(file, path, segment)
+            await without_limit.one()
+            last = await self._take_all_but_last(without_limit)
+            if last is not None and await without_limit.make_last_durable(last):
+                self._take(sealed.epoch, without_limit.end, last)
 
-    monkeypatch.setattr(segments, "_replay_sealed", replay_to_the_end)
+    monkeypatch.setattr(EntryReader, "_take_one_sealed", take_to_the_end)
     find_in_image.cache_clear()
     try:
         with pytest.raises(Violation, match=r"DIVERGENCE|FENCING"):

@@ -1,6 +1,7 @@
 """Who claims, pulls, opens and leaves what: the planner against a small world in which Txns succeed or fail."""
 
 import random
+from collections.abc import Set
 from dataclasses import dataclass, field
 
 import pytest
@@ -28,6 +29,8 @@ class World:
     revision: int = 0
     now_s: float = 100.0
     moves: list[tuple[ShardId, Incarnation | None, Incarnation]] = field(default_factory=list)
+    warm: dict[Incarnation, Set[ShardId]] = field(default_factory=dict)
+    """What each followed at its step before: a step is enough to get warm."""
 
     def join(self, name: str, lease: int = 1) -> Incarnation:
         me = Incarnation(NodeId(name), LeaseId(lease))
@@ -58,9 +61,12 @@ class World:
 
     def step(self) -> None:
         for me, planner in list(self.planners.items()):
-            local = Local(self.held[me], self.spent[me], frozenset(), self.dead, me in self.draining)
-            for action in planner.plan(self.topology, local, self.now_s).actions:
+            warm = self.warm.get(me, frozenset())
+            local = Local(self.held[me], self.spent[me], frozenset(), warm, self.dead, me in self.draining)
+            plan = planner.plan(self.topology, local, self.now_s)
+            for action in plan.actions:
                 self._perform(me, action)
+            self.warm[me] = plan.follow
 
     def settle(self) -> None:
         for _ in range(12):
@@ -157,7 +163,7 @@ def test_the_taker_of_a_corpse_buries_it() -> None:
     registration = world.topology.nodes[dead.node_id].revision
     world.crash(dead)
     survivor = next(iter(world.planners))
-    local = Local(world.held[survivor], {}, frozenset(), world.dead, draining=False)
+    local = Local(world.held[survivor], {}, frozenset(), frozenset(), world.dead, draining=False)
     claims = [a for a in world.planners[survivor].plan(world.topology, local, 0.0).actions if isinstance(a, Claim)]
     assert claims
     assert all(claim.corpse == Corpse(dead.node_id, registration) for claim in claims)
@@ -170,7 +176,7 @@ def test_a_substitute_waits_for_the_first_choice() -> None:
     """An orphaned shard is claimed at once by its first choice and by the next only after the delay."""
     world = World()
     a, b = world.join("a"), world.join("b")
-    local = Local({}, {}, frozenset(), frozenset(), draining=False)
+    local = Local({}, {}, frozenset(), frozenset(), frozenset(), draining=False)
     names = [NodeId("a"), NodeId("b")]
     first_choice = {
         me: {ShardId(s) for s in range(SHARDS) if preference(ShardId(s), names)[0] == me.node_id} for me in (a, b)
@@ -196,6 +202,51 @@ def test_a_draining_node_gives_everything_and_claims_nothing() -> None:
     assert not world.held[leaver]
 
 
+def test_a_shard_is_pulled_only_when_it_is_warm() -> None:
+    """A newcomer follows what it should own before it asks for it: the owner serves on meanwhile."""
+    world = World()
+    world.join("a")
+    world.settle()
+    newcomer = world.join("b")
+    nothing: frozenset[ShardId] = frozenset()
+    planner = world.planners[newcomer]
+    plan = planner.plan(world.topology, Local({}, {}, nothing, nothing, frozenset(), draining=False), 0.0)
+    due = {ShardId(s) for s in range(SHARDS) if preference(ShardId(s), [NodeId("a"), NodeId("b")])[0] == "b"}
+    assert due
+    assert plan.actions == ()
+    assert due < plan.follow
+    warm = frozenset(sorted(due)[:2])
+    plan = planner.plan(world.topology, Local({}, {}, nothing, warm, frozenset(), draining=False), 0.0)
+    assert {action.shard for action in plan.actions if isinstance(action, Pull)} == warm
+
+
+def test_each_shard_is_followed_by_who_would_own_it_next() -> None:
+    """One node for each shard, never its owner; when the owner is gone, that very node owns it."""
+    world = World()
+    nodes = [world.join(name) for name in "abc"]
+    world.settle()
+    followers = {shard: [me for me in nodes if shard in world.warm[me]] for shard in map(ShardId, range(SHARDS))}
+    assert all(len(following) == 1 for following in followers.values())
+    owners = world.owners()
+    assert not any(owners[shard] in following for shard, following in followers.items())
+    world.crash(nodes[0])
+    world.settle()
+    for shard, owner in owners.items():
+        if owner == nodes[0]:
+            assert world.owners()[shard] == followers[shard][0]
+
+
+def test_a_draining_node_follows_nothing() -> None:
+    """It would not own anything next."""
+    world = World()
+    leaver = world.join("a")
+    world.join("b")
+    world.settle()
+    world.drain(leaver)
+    world.settle()
+    assert not world.warm[leaver]
+
+
 def test_an_epoch_is_never_opened_twice() -> None:
     """When a shard's loop ended though the record still names this node, the record is put again for a new epoch."""
     world = World()
@@ -217,7 +268,7 @@ def test_a_record_that_names_another_life_of_this_node_is_not_adopted() -> None:
     again = Incarnation(NodeId("a"), LeaseId(2))
     world.topology.owners[ShardId(0)] = Owner(OwnerRecord(former, "a:1"), Revision(77))
     world.join("a", lease=2)
-    local = Local({}, {}, frozenset(), frozenset(), draining=False)
+    local = Local({}, {}, frozenset(), frozenset(), frozenset(), draining=False)
     actions = [a for a in world.planners[again].plan(world.topology, local, 0.0).actions if a.shard == 0]
     assert actions == [Claim(ShardId(0), Revision(77), None)]
 

@@ -1,0 +1,1 @@
+"""A standby's replicas over the real `file` journal code and a disk in memory."""
