@@ -215,6 +215,17 @@ class NodeServer(node_pb2_grpc.NodeServiceServicer):
         yield node_pb2.PresenceResponse(incarnation=str(life.me))
         await life.ended.wait()
 
+    async def Drain(  # noqa: N802
+        self, request: node_pb2.DrainRequest, context: Context
+    ) -> node_pb2.DrainResponse:
+        await self._check(request.identity, context)
+        life = await self._life(context)
+        if request.incarnation != str(life.me):
+            await _abort(context, grpc.StatusCode.FAILED_PRECONDITION, f"this is {life.me}")
+        log.info("drain_requested", peer=context.peer())
+        self._member.drain()
+        return node_pb2.DrainResponse()
+
     async def GetStatus(  # noqa: N802
         self, request: node_pb2.GetStatusRequest, context: Context
     ) -> node_pb2.GetStatusResponse:

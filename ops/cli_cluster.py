@@ -143,27 +143,30 @@ def _config_json(config: "ClusterConfig") -> dict[str, Any]:
     return asdict(config)
 
 
+EtcdOption = Annotated[str | None, typer.Option("--etcd", metavar="HOST:PORT,...", help="The cluster's etcd.")]
+DataDirOption = Annotated[
+    Path | None, typer.Option("--data-dir", help=f"Instead, of `up`. Default: {DEFAULT_DATA_DIR}.")
+]
+KeyPrefixOption = Annotated[
+    str, typer.Option("--key-prefix", envvar="SEONCHAK_KEY_PREFIX", help="Of everything in etcd.")
+]
+
+
 def status(
-    etcd: Annotated[str | None, typer.Option(metavar="HOST:PORT,...", help="The cluster's etcd.")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help=f"Instead, of `up`. Default: {DEFAULT_DATA_DIR}.")] = None,
+    etcd: EtcdOption = None,
+    data_dir: DataDirOption = None,
     router: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Not asked: accepted as everywhere.")] = None,
-    key_prefix: Annotated[str, typer.Option(envvar="SEONCHAK_KEY_PREFIX", help="Of everything in etcd.")] = "seonchak/",
+    key_prefix: KeyPrefixOption = "seonchak/",
     timeout: Annotated[float, typer.Option(min=0.001, help="Seconds that etcd and each node may take.")] = 5.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the nodes, and each shard's owner, epoch and positions. Exit code 1 if a shard is not served."""
+    """Show the nodes, and each shard's owner, epoch, positions and standby. Exit code 1 if a shard is not served."""
     from cluster.config import ConfigMismatch
-    from ops.layout import LayoutMismatch, load_layout
+    from ops.layout import LayoutMismatch
     from ops.status import read_status
 
-    if etcd is not None and data_dir is not None:
-        raise typer.BadParameter("--etcd and --data-dir exclude each other")
-    from_env = os.environ.get("SEONCHAK_ETCD_ENDPOINTS") if data_dir is None else None
     try:
-        if (given := etcd or from_env) is not None:
-            endpoints: tuple[str, ...] = tuple(given.split(","))
-        else:
-            endpoints = load_layout(data_dir or Path(DEFAULT_DATA_DIR)).etcd_endpoints
+        endpoints = _endpoints(etcd, data_dir)
         found = asyncio.run(read_status(endpoints, key_prefix, timeout))
     except TimeoutError:
         fail("etcd does not answer", as_json=as_json)
@@ -200,3 +203,43 @@ def status(
         )
     if not found.all_served:
         raise typer.Exit(1)
+
+
+def drain(
+    node: Annotated[str, typer.Argument(metavar="NODE", help="Its id, as `status` shows it.")],
+    etcd: EtcdOption = None,
+    data_dir: DataDirOption = None,
+    key_prefix: KeyPrefixOption = "seonchak/",
+    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds to wait for its end.")] = 30.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Have NODE hand all its shards over and end with exit code 0, as SIGTERM does. Returns when it is done."""
+    from cluster.config import ConfigMismatch
+    from cluster.types import NodeId
+    from ops.drain import NotDrained, drain_node
+    from ops.layout import LayoutMismatch
+
+    try:
+        owned = asyncio.run(drain_node(_endpoints(etcd, data_dir), key_prefix, NodeId(node), timeout))
+    except (ConfigMismatch, LayoutMismatch, NotDrained) as error:
+        fail(str(error), as_json=as_json)
+    if as_json:
+        print_json({"node": node, "shards": owned})
+    else:
+        typer.echo(f"drained {node}: it owned {owned} shards")
+
+
+def _endpoints(etcd: str | None, data_dir: Path | None) -> tuple[str, ...]:
+    """Of the cluster's etcd: by --etcd, by --data-dir, by SEONCHAK_ETCD_ENDPOINTS, else of the default data-dir.
+
+    Raises:
+        LayoutMismatch
+    """
+    from ops.layout import load_layout
+
+    if etcd is not None and data_dir is not None:
+        raise typer.BadParameter("--etcd and --data-dir exclude each other")
+    from_env = os.environ.get("SEONCHAK_ETCD_ENDPOINTS") if data_dir is None else None
+    if (given := etcd or from_env) is not None:
+        return tuple(given.split(","))
+    return load_layout(data_dir or Path(DEFAULT_DATA_DIR)).etcd_endpoints

@@ -64,6 +64,8 @@ class LocalSpec:
     fronts: Callable[[Layout], Awaitable[Mapping[str, str]]] | None = None
     """Awaited before anything starts: puts something, say proxies, in front of nodes and etcd members. Returns the
     address that the other processes are told, by the address that is really listened on; missing: the real one."""
+    adapt: Callable[[ChildSpec], ChildSpec] = lambda spec: spec
+    """What is really run for a child; called after `fronts`."""
 
 
 class LocalCluster:
@@ -193,9 +195,10 @@ class LocalCluster:
         )
         if spec.fronts is not None:
             self._fronts = await spec.fronts(self._layout)
-        self.etcds = [Child(member_spec(self.binary, m, self._members, spec.data_dir)) for m in self._members]
-        self.nodes = [Child(self._node_spec(index)) for index in range(spec.nodes)]
-        self.routers = [Child(self._router_spec(index)) for index in range(spec.routers)]
+        members = [member_spec(self.binary, member, self._members, spec.data_dir) for member in self._members]
+        self.etcds = [Child(spec.adapt(member)) for member in members]
+        self.nodes = [Child(spec.adapt(self._node_spec(index))) for index in range(spec.nodes)]
+        self.routers = [Child(spec.adapt(self._router_spec(index))) for index in range(spec.routers)]
         # Members wait for each other, so all are started before the first is waited for.
         await _all(self._run_etcd(index) for index in range(spec.etcd_members))
         await _all(wait_healthy(m, c, START_S_MAX) for m, c in zip(self._members, self.etcds, strict=True))
@@ -297,9 +300,8 @@ class LocalCluster:
 
 
 async def _supervise(child: Child) -> None:
-    """Start the child again whenever it ends, until cancelled."""
-    while True:
-        returncode = await child.wait()
+    """Start the child again whenever it dies, until cancelled or it ends of its own accord, as a drained node does."""
+    while returncode := await child.wait():
         log.warning("child_died", child=child.name, returncode=returncode, restart_after_s=RESTART_AFTER_S)
         await asyncio.sleep(RESTART_AFTER_S)
         await child.start()

@@ -208,6 +208,18 @@ class PresenceResponse(_message.Message):
     incarnation: str
     def __init__(self, incarnation: _Optional[str] = ...) -> None: ...
 
+class DrainRequest(_message.Message):
+    __slots__ = ("identity", "incarnation")
+    IDENTITY_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    identity: ClusterIdentity
+    incarnation: str
+    def __init__(self, identity: _Optional[_Union[ClusterIdentity, _Mapping]] = ..., incarnation: _Optional[str] = ...) -> None: ...
+
+class DrainResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class GetStatusRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

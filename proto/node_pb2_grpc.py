@@ -55,6 +55,11 @@ class NodeServiceStub(object):
                 request_serializer=proto_dot_node__pb2.PresenceRequest.SerializeToString,
                 response_deserializer=proto_dot_node__pb2.PresenceResponse.FromString,
                 _registered_method=True)
+        self.Drain = channel.unary_unary(
+                '/seonchak.node.v1.NodeService/Drain',
+                request_serializer=proto_dot_node__pb2.DrainRequest.SerializeToString,
+                response_deserializer=proto_dot_node__pb2.DrainResponse.FromString,
+                _registered_method=True)
         self.GetStatus = channel.unary_unary(
                 '/seonchak.node.v1.NodeService/GetStatus',
                 request_serializer=proto_dot_node__pb2.GetStatusRequest.SerializeToString,
@@ -96,6 +101,14 @@ class NodeServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Drain(self, request, context):
+        """Hand everything over, then end the process with exit code 0: SIGTERM from afar. Answered at once; the end of the
+        node's registration says that it is done.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetStatus(self, request, context):
         """What `seonchak status` shows.
         """
@@ -125,6 +138,11 @@ def add_NodeServiceServicer_to_server(servicer, server):
                     servicer.Presence,
                     request_deserializer=proto_dot_node__pb2.PresenceRequest.FromString,
                     response_serializer=proto_dot_node__pb2.PresenceResponse.SerializeToString,
+            ),
+            'Drain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Drain,
+                    request_deserializer=proto_dot_node__pb2.DrainRequest.FromString,
+                    response_serializer=proto_dot_node__pb2.DrainResponse.SerializeToString,
             ),
             'GetStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetStatus,
@@ -240,6 +258,33 @@ class NodeService(object):
             '/seonchak.node.v1.NodeService/Presence',
             proto_dot_node__pb2.PresenceRequest.SerializeToString,
             proto_dot_node__pb2.PresenceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Drain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/seonchak.node.v1.NodeService/Drain',
+            proto_dot_node__pb2.DrainRequest.SerializeToString,
+            proto_dot_node__pb2.DrainResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,0 +1,64 @@
+"""Have a node hand everything over and end, from anywhere: what SIGTERM does on its own machine."""
+
+import asyncio
+from contextlib import aclosing
+
+import grpc
+
+from cluster.attach import Expectation, attach
+from cluster.identity import identity_of
+from cluster.records import Keyspace
+from cluster.topology import Topology
+from cluster.types import NodeId
+from cluster.watch import Snapshot
+from ops.etcd_client import etcd_client
+from proto import node_pb2
+from proto.node_pb2_grpc import NodeServiceStub
+
+
+class NotDrained(Exception):
+    """The node was not asked, or has not ended."""
+
+
+async def drain_node(endpoints: tuple[str, ...], key_prefix: str, node_id: NodeId, timeout_s: float) -> int:
+    """Returns when the node's registration is gone: how many shards it owned before.
+
+    Raises:
+        NotDrained
+        ConfigMismatch: etcd holds no cluster.
+    """
+    keys = Keyspace(key_prefix)
+    topology = Topology(keys)
+    owned: int | None = None
+    try:
+        async with asyncio.timeout(timeout_s), etcd_client(endpoints) as etcd:
+            cluster = await attach(etcd, keys, Expectation(), timeout_s=timeout_s)
+            identity = identity_of(cluster.config)
+            async with aclosing(etcd.watch(*keys.topology)) as watch:
+                async for seen in watch:
+                    if isinstance(seen, Snapshot):
+                        topology.reset(seen.kvs)
+                    else:
+                        for event in seen.events:
+                            topology.apply(event)
+                    node = topology.nodes.get(node_id)
+                    if owned is None:
+                        if node is None:
+                            raise NotDrained(f"no node {node_id!r} is registered")
+                        me = node.record.incarnation
+                        owned = sum(owner.record.incarnation == me for owner in topology.owners.values())
+                        await _ask(node.record.address, node_pb2.DrainRequest(identity=identity, incarnation=str(me)))
+                    elif node is None or node.record.incarnation != me:
+                        return owned
+    except TimeoutError:
+        what = "etcd does not answer" if owned is None else f"{node_id} was asked and has not ended"
+        raise NotDrained(f"{what} after {timeout_s:g} s") from None
+    raise AssertionError("a watch has no end")
+
+
+async def _ask(address: str, request: node_pb2.DrainRequest) -> None:
+    async with grpc.aio.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        try:
+            await NodeServiceStub(channel).Drain(request)
+        except grpc.aio.AioRpcError as error:
+            raise NotDrained(f"{address}: {error.code().name}: {error.details()}") from error
