@@ -31,6 +31,9 @@ class NodeSettings(BaseSettings):
     """How long a node waits for the one that is preferred before it, when a shard has no owner."""
     hold_down_s: float = Field(default=2.0, ge=0)
     """How long a node that lost its place waits before it registers again."""
+    settle_s: float = Field(default=2.0, ge=0)
+    """How long a node has been there before it takes its shards from nodes that serve them: one that comes and goes
+    moves nothing."""
     drain_s_max: float = Field(default=10.0, gt=0)
     """How long SIGTERM waits for successors to pull what this node owns."""
     shard_calls_max: int = Field(default=20_000, ge=1)

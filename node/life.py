@@ -54,6 +54,9 @@ class Timing:
     hold_down_s: float
     """How long a node that lost its place waits before it registers again."""
     drain_s_max: float
+    settle_s: float
+    """How long a life lasts before it pulls shards from owners that mean to keep them: a node that comes and goes
+    moves nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +118,12 @@ class Life:
             rng=parts.rng,
             on_warm=self._news.set,
         )
-        self._ownership = Ownership(parts.config.shards, self.me, claim_delay_s=parts.timing.claim_delay_s)
+        self._ownership = Ownership(
+            parts.config.shards,
+            self.me,
+            claim_delay_s=parts.timing.claim_delay_s,
+            settle_s=parts.timing.settle_s,
+        )
         self.keeper = Keeper(
             self.me,
             tasks,

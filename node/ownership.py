@@ -85,19 +85,27 @@ class Plan:
 
 
 class Ownership:
-    """One incarnation's planner. Remembers only since when a shard has had no living owner."""
+    """One incarnation's planner. Remembers only since when it plans, and since when a shard has had no living owner."""
 
-    def __init__(self, shards: int, me: Incarnation, *, claim_delay_s: float) -> None:
-        """`claim_delay_s`: how long each node waits for the one that is before it in the order of preference."""
+    def __init__(self, shards: int, me: Incarnation, *, claim_delay_s: float, settle_s: float) -> None:
+        """
+        Args:
+            claim_delay_s: how long each node waits for the one that is before it in the order of preference.
+            settle_s: how long after its first plan a node begins to pull from owners that do not drain.
+        """
         self._shards = shards
         self._me = me
         self._claim_delay_s = claim_delay_s
+        self._settle_s = settle_s
+        self._settled_s: float | None = None
         self._orphaned_s: dict[ShardId, float] = {}
         self._preferences: dict[ShardId, list[NodeId]] = {}
         self._preferred_among: frozenset[NodeId] = frozenset()
 
     def plan(self, topology: Topology, local: Local, now_s: float) -> Plan:
         self._prefer(topology, local)
+        if self._settled_s is None:
+            self._settled_s = now_s + self._settle_s
         actions: list[Action] = []
         follow: set[ShardId] = set()
         wakes_s: list[float] = []
@@ -148,7 +156,13 @@ class Ownership:
         rank = order.index(self._me.node_id)
         if owner is not None and lives(owner.record.incarnation, topology, local.dead):
             self._orphaned_s.pop(shard, None)
-            return [Pull(shard, owner)] if rank == 0 and shard in local.warm else []
+            if rank != 0 or shard not in local.warm:
+                return []
+            assert self._settled_s is not None
+            if now_s < self._settled_s and not _drains(owner, topology):
+                wakes_s.append(self._settled_s)
+                return []
+            return [Pull(shard, owner)]
         due_s = self._orphaned_s.setdefault(shard, now_s) + rank * self._claim_delay_s
         if now_s < due_s:
             wakes_s.append(due_s)
@@ -171,6 +185,10 @@ def lives(incarnation: Incarnation, topology: Topology, dead: Set[Incarnation]) 
     """It is registered, and its process is not known to be gone."""
     node = topology.nodes.get(incarnation.node_id)
     return node is not None and node.record.incarnation == incarnation and incarnation not in dead
+
+
+def _drains(owner: Owner, topology: Topology) -> bool:
+    return topology.nodes[owner.record.incarnation.node_id].record.state is NodeState.DRAINING
 
 
 def _corpse(owner: Owner | None, topology: Topology) -> Corpse | None:

@@ -110,6 +110,7 @@ async def _serve(
             claim_delay_s=settings.claim_delay_s,
             hold_down_s=settings.hold_down_s,
             drain_s_max=settings.drain_s_max,
+            settle_s=settings.settle_s,
         ),
         shard_calls_max=settings.shard_calls_max,
         standby_coupons_max=settings.standby_coupons_max,

@@ -59,10 +59,12 @@ class EtcdJournal:
         Args:
             rng: for the jitter of pauses.
             entry_bytes_max: the same in the whole cluster and for ever: it also says how many entries a page may hold.
-            page_entries: how many entries one read asks for.
+            page_entries: how many new entries one read asks for.
         """
         assert page_entries > 0
-        assert page_entries * (entry_bytes_max + KEY_BYTES_MAX) <= PAGE_BYTES_MAX, "a page may exceed etcd's answers"
+        # The entry before comes along.
+        page_bytes_max = (page_entries + 1) * (entry_bytes_max + KEY_BYTES_MAX)
+        assert page_bytes_max <= PAGE_BYTES_MAX, "a page may exceed etcd's answers"
         self._client = client
         self._keys = keys
         self._rng = rng

@@ -40,7 +40,11 @@ class Cursor:
 
 
 class EntryReader:
-    """Goes on where it stopped, as often as it is asked."""
+    """Goes on where it stopped, as often as it is asked.
+
+    Reads by Txn only what has to be read at one moment. Who reads along is cancelled often, and a Txn whose caller is
+    gone makes an etcd before 3.5.7 panic.
+    """
 
     def __init__(
         self,
@@ -64,31 +68,29 @@ class EntryReader:
         """Replay up to the end.
 
         Args:
-            beside: read in one Txn with the last page, and with some before it.
+            beside: read in one Txn with the last page, and with some before it; (): the pages are read alone.
             check: gets what each of them found before the page is looked at. What it raises comes through.
 
         Raises:
             LastEntryGone, CorruptJournal (names the key), EtcdRefused, RevisionWentBack.
         """
         while True:
-            entries = Get(self._start, prefix_end(self._keys.journal(self.shard)), self._page_entries)
-            last_key = self.cursor.last_key(self._keys, self.shard)
-            reads = await self._client.read(Txn((), (Get(last_key, keys_only=True), entries, *beside)))
-            last, page, *found = reads.ranges
-            check(*found)
-            known = self.cursor.last_revision
-            if self.cursor.position and (not last or last[0].mod_revision != known):
-                raise LastEntryGone(f"{last_key}: no longer of revision {known}: etcd was restored")
-            await self._take(page)
-            if len(page) < self._page_entries:
+            page = self._page_behind(self.cursor.last_key(self._keys, self.shard), prefix_end(self._prefix))
+            if beside:
+                kvs, *found = (await self._client.read(Txn((), (page, *beside)))).ranges
+                check(*found)
+            else:
+                kvs = (await self._client.get(page)).kvs
+            if not await self._take(kvs):
                 return
-            for page in await self._pages_ahead():
-                await self._take(page)
-                if len(page) < self._page_entries:
-                    break  # what a later page has was written after this one was read
+            for kvs in await self._pages_ahead():
+                # What comes after a page that was not full was written after that one was read; and an empty one may
+                # have been read before the page that it follows.
+                if not kvs or not await self._take(kvs):
+                    break
 
     async def _pages_ahead(self) -> list[tuple[KeyValue, ...]]:
-        """The next pages, oldest first; () for those beyond the end.
+        """The next pages, oldest first.
 
         Their ranges are known beforehand, since positions have no gaps. They are read at different moments, so that a
         later one may hold entries when one before it is not full.
@@ -99,10 +101,9 @@ class EntryReader:
                 reads = [
                     group.create_task(
                         self._client.get(
-                            Get(
-                                _after(self._keys.entry(self.shard, last)),
+                            self._page_behind(
+                                self._keys.entry(self.shard, last),
                                 _after(self._keys.entry(self.shard, last + self._page_entries)),
-                                self._page_entries,
                             )
                         )
                     )
@@ -112,8 +113,17 @@ class EntryReader:
             raise failures.exceptions[0] from None
         return [read.result().kvs for read in reads]
 
-    async def _take(self, page: tuple[KeyValue, ...]) -> None:
-        for kv in page:
+    def _page_behind(self, last_key: str, end: str) -> Get:
+        """A page begins with the entry before it, if there is one: so it shows by itself what it follows, and no stray
+        key between two pages escapes."""
+        return Get(last_key, end, self._page_entries + 1)
+
+    async def _take(self, kvs: tuple[KeyValue, ...]) -> bool:
+        """Replay the entries of a page; whether it was full."""
+        if self.cursor.position:
+            self._require_last(kvs)
+            kvs = kvs[1:]
+        for kv in kvs[: self._page_entries]:
             if kv.key != self._keys.entry(self.shard, self.cursor.position):
                 raise CorruptJournal(kv.key, f"found where position {self.cursor.position} was to come")
             last_revision = self.cursor.last_revision
@@ -130,11 +140,16 @@ class EntryReader:
                 self._bytes_since_pause = 0
                 await asyncio.sleep(0)
 
+        return len(kvs) >= self._page_entries
+
+    def _require_last(self, kvs: tuple[KeyValue, ...]) -> None:
+        last_key, known = self.cursor.last_key(self._keys, self.shard), self.cursor.last_revision
+        if not kvs or kvs[0].key != last_key or kvs[0].mod_revision != known:
+            raise LastEntryGone(f"{last_key}: no longer of revision {known}: etcd was restored")
+
     @property
-    def _start(self) -> str:
-        """Where the next page begins: right after the last key that was read, so that no stray key escapes."""
-        last_key = self.cursor.last_key(self._keys, self.shard)
-        return _after(last_key) if self.cursor.position else last_key
+    def _prefix(self) -> str:
+        return self._keys.journal(self.shard)
 
 
 def _after(key: str) -> str:

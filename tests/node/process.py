@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 NOW_US = 1_800_000_000_000_000
-TIMING = Timing(lease_ttl_s=3, keepalive_s=0.5, claim_delay_s=0.3, hold_down_s=2.0, drain_s_max=10.0)
+TIMING = Timing(lease_ttl_s=3, keepalive_s=0.5, claim_delay_s=0.3, hold_down_s=2.0, drain_s_max=10.0, settle_s=0.0)
 HANDOVER_S_MAX = 10.0
 CODEC = CodeCodec({0: b"k" * 32})
 KEYS = Keyspace()

@@ -34,7 +34,7 @@ class World:
 
     def join(self, name: str, lease: int = 1) -> Incarnation:
         me = Incarnation(NodeId(name), LeaseId(lease))
-        self.planners[me] = Ownership(SHARDS, me, claim_delay_s=DELAY_S)
+        self.planners[me] = Ownership(SHARDS, me, claim_delay_s=DELAY_S, settle_s=0.0)
         self.held[me], self.spent[me] = {}, {}
         self._register(me, NodeState.ACTIVE)
         return me
@@ -218,6 +218,28 @@ def test_a_shard_is_pulled_only_when_it_is_warm() -> None:
     warm = frozenset(sorted(due)[:2])
     plan = planner.plan(world.topology, Local({}, {}, nothing, warm, frozenset(), draining=False), 0.0)
     assert {action.shard for action in plan.actions if isinstance(action, Pull)} == warm
+
+
+def test_a_node_that_comes_and_goes_moves_nothing() -> None:
+    """It pulls from nobody before it has been there for settle_s, but from who leaves, and claims what has no owner."""
+    world = World()
+    a, b = world.join("a"), Incarnation(NodeId("b"), LeaseId(1))
+    world.settle()
+    world.planners[b] = planner = Ownership(SHARDS, b, claim_delay_s=DELAY_S, settle_s=2.0)
+    world.topology.nodes[b.node_id] = Node(NodeRecord(b, "b:1", NodeState.ACTIVE), Revision(1_000))
+    due = {ShardId(s) for s in range(SHARDS) if preference(ShardId(s), [NodeId("a"), NodeId("b")])[0] == "b"}
+    orphan = min(due)
+    del world.topology.owners[orphan]
+    local = Local({}, {}, frozenset(), due, frozenset(), draining=False)
+    plan = planner.plan(world.topology, local, 10.0)
+    assert plan.actions == (Claim(orphan, Revision(0), None),)
+    assert plan.wake_s == pytest.approx(12.0)
+    later = planner.plan(world.topology, local, 12.0).actions
+    assert {action.shard for action in later if isinstance(action, Pull)} == due - {orphan}
+    young = Ownership(SHARDS, b, claim_delay_s=DELAY_S, settle_s=2.0)
+    world.drain(a)
+    pulls = [action for action in young.plan(world.topology, local, 10.0).actions if isinstance(action, Pull)]
+    assert {action.shard for action in pulls} == due - {orphan}
 
 
 def test_each_shard_is_followed_by_who_would_own_it_next() -> None:
