@@ -115,9 +115,11 @@ class LeaseKeeper:
                 due_s = self._clock.boottime_s() + self._endpoints.pause_s(failures)
 
     async def release(self) -> None:
-        """Gives the lease up: its time is over at once, here first, then at etcd. Repeats until answered."""
+        """Gives the lease up, if one was acquired: its time is over at once, here first, then at etcd. Repeats until
+        answered."""
         self._deadline_s = float("-inf")
-        await self._client.lease_revoke(self.lease_id)
+        if self._lease_id is not None:
+            await self._client.lease_revoke(self._lease_id)
 
     async def _renew(self, questions: _Questions, answers: AsyncGenerator[Lease, None]) -> None:
         self._require_time()

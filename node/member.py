@@ -99,9 +99,10 @@ class Member:
         return "; ".join(sorted(map(str, ends)))
 
     async def _bury(self, lease: LeaseKeeper) -> None:
-        """What the life held is closed by now; giving its lease back lets others claim without waiting for its end."""
-        if lease.left_s() <= 0:
-            return
+        """What the life held is closed by now; giving its lease back lets others claim without waiting for its end.
+
+        Also when its time is over here: where only answers are lost, etcd has just renewed it.
+        """
         with suppress(EtcdUnavailable, EtcdRefused, RevisionWentBack, TimeoutError):
             async with asyncio.timeout(RELEASE_S_MAX):
                 await lease.release()

@@ -108,6 +108,21 @@ def test_a_false_suspicion_costs_a_handover(kind: JournalKind) -> None:
 CUTS: list[Callable[[Process], None]] = [Process.cut, Process.cut_answers, Process.cut_requests]
 
 
+@both_journals
+def test_a_lease_that_etcd_renews_and_its_node_does_not_hear_of_is_given_back(kind: JournalKind) -> None:
+    """Otherwise its shards would have no owner for up to twice its time."""
+
+    async def main(world: World) -> None:
+        (a, b, c), load = await with_load(world, "a", "b", "c")
+        a.cut_answers()
+        await world.healthy(4.0, [b, c])
+        a.heal()
+        await world.healthy()
+        await load.stop()
+
+    run(main, lambda: World(kind))
+
+
 @pytest.mark.parametrize("cut", CUTS)
 @both_journals
 def test_a_node_that_is_cut_off_from_etcd(kind: JournalKind, cut: Callable[[Process], None]) -> None:
