@@ -63,8 +63,28 @@ def _etcd() -> Iterator[Run]:
         built,
         slow=True,
     )
+    standby = size(lives=2, owner_puts=3, users=2, total=2, standby=True)
+    restore_standby = size(lives=2, owner_puts=2, users=2, total=2, restore=True, standby=True)
+    yield Run("etcd-standby", Kind.BUILT, standby, built)
+    yield Run("etcd-standby-restore", Kind.BUILT, restore_standby, built)
+    yield Run(
+        "etcd-standby-large",
+        Kind.BUILT,
+        size(lives=3, owner_puts=3, users=2, total=2, pages=True, standby=True),
+        built,
+        slow=True,
+    )
+    yield Run(
+        "etcd-standby-restore-large",
+        Kind.BUILT,
+        size(lives=2, owner_puts=3, users=2, total=2, pages=True, restore=True, standby=True),
+        built,
+        slow=True,
+    )
     one = size(lives=3, owner_puts=3, users=2, total=1)
     restore = size(lives=2, owner_puts=2, users=2, total=2, restore=True)
+    never = etcd_rules.Rules(copy_compared="never")
+    yield Run("etcd-copy-never-compared", Kind.HOLDS, restore_standby, never)
     yield Run("etcd-previous-not-compared", Kind.HOLDS, restore, etcd_rules.Rules(compares_previous=False))
     yield Run("etcd-open-unconfirmed", Kind.HOLDS, one, etcd_rules.Rules(open_confirms=False))
     yield Run("etcd-reads-do-not-wait", Kind.HOLDS, one, etcd_rules.Rules(reads_wait=False))
@@ -105,6 +125,23 @@ def _etcd_bugs() -> Iterator[Run]:
     yield bug("handover-unfinished", Property.HANDOVER, rules(handover_finishes=False))
     yield bug("opened-while-given-away", Property.HANDOVER, rules(giving_away_spends=False))
     yield bug("incarnation-not-compared", Property.FENCING, rules(compares_incarnation=False), restore)
+    standby = etcd_rules.Size(lives=2, owner_puts=2, users=2, total=2, standby=True)
+    followed = etcd_rules.Size(lives=2, owner_puts=3, users=1, total=1, restore=True, standby=True)
+    yield bug("copy-of-decisions", Property.COPY, rules(copy_left="what was decided"), standby)
+    outlives = rules(copy_outlives_incarnation=True)
+    yield Run("etcd-copy-outlives", Kind.BUG, followed, outlives, Property.COPY, slow=True)
+    yield bug(
+        "copy-outlives-uncompared-at-open",
+        Property.DIVERGENCE,
+        rules(copy_outlives_incarnation=True, copy_compared="not at the open"),
+        followed,
+    )
+    yield bug(
+        "copy-outlives-uncompared",
+        Property.COPY,
+        rules(copy_outlives_incarnation=True, copy_compared="never"),
+        followed,
+    )
     yield bug("incarnation-raised-late", Property.FENCING, rules(incarnation_raised="after"), restore)
     yield Run(
         "etcd-incarnation-raised-late-visible",
@@ -122,8 +159,35 @@ def _file() -> Iterator[Run]:
     yield Run(
         "file-large", Kind.BUILT, size(epochs=3, users=3, total=2, power_cuts=2, sync_failures=1), built, slow=True
     )
+    standby = size(epochs=3, users=2, total=2, standbys=(3,))
+    failing_standby = size(epochs=2, users=2, total=2, standbys=(2,), sync_failures=1)
+    yield Run("file-standby", Kind.BUILT, standby, built)
+    yield Run("file-standby-failing", Kind.BUILT, failing_standby, built)
+    yield Run(
+        "file-standby-large",
+        Kind.BUILT,
+        size(epochs=3, users=3, total=3, standbys=(2, 3), power_cuts=2, sync_failures=1),
+        built,
+        slow=True,
+    )
+    yield Run(
+        "file-standby-four-epochs",
+        Kind.BUILT,
+        size(epochs=4, users=2, total=2, standbys=(4,), power_cuts=0),
+        built,
+        slow=True,
+    )
     yield Run("file-four-epochs", Kind.BUILT, size(epochs=4, users=1, total=1), built, slow=True)
-    between = file_rules.Rules(looks="before the sync")
+    uncounted = size(epochs=3, users=2, total=2, standbys=(3,), copy_counts="no")
+    raced = size(epochs=4, users=1, total=1, standbys=(4,), copy_counts="no", power_cuts=0)
+    rules = file_rules.Rules
+    yield Run("file-copy-not-compared", Kind.HOLDS, failing_standby, rules(copy_compared=False))
+    yield Run("file-copy-not-compared-large", Kind.HOLDS, standby, rules(copy_compared=False), slow=True)
+    yield Run("file-copy-with-last-frame-thrown-away", Kind.HOLDS, uncounted, rules(copies_last=True), slow=True)
+    yield Run("file-copy-beyond-seal-thrown-away", Kind.HOLDS, uncounted, rules(copies_sealed="whole"), slow=True)
+    unopened = rules(follows="the last with a seal")
+    yield Run("file-copy-by-unopened-seal-thrown-away", Kind.HOLDS, raced, unopened, slow=True)
+    between = rules(looks="before the sync")
     yield Run("file-look-before-sync", Kind.HOLDS, size(epochs=3, users=2, total=1), between)
 
 
@@ -131,8 +195,10 @@ def _file_bugs() -> Iterator[Run]:
     size = file_rules.Size(epochs=3, users=2, total=2)
     failing = file_rules.Size(epochs=2, users=2, total=2, sync_failures=1)
 
-    def bug(name: str, breaks: Property, rules: file_rules.Rules, size: file_rules.Size = size) -> Run:
-        return Run(f"file-{name}", Kind.BUG, size, rules, breaks)
+    def bug(
+        name: str, breaks: Property, rules: file_rules.Rules, size: file_rules.Size = size, *, slow: bool = False
+    ) -> Run:
+        return Run(f"file-{name}", Kind.BUG, size, rules, breaks, slow)
 
     rules = file_rules.Rules
     yield bug("reply-before-sync", Property.LOST, rules(answers_after="write"))
@@ -152,3 +218,24 @@ def _file_bugs() -> Iterator[Run]:
     yield bug("cache-believed", Property.CORRUPT, rules(rereads_top=False), failing)
     yield bug("sync-tried-again", Property.LOST, rules(failed_sync="is tried again"), failing)
     yield bug("no-barrier", Property.STALE_READ, rules(barrier=False))
+    # A standby does not outlive the power: what a power cut alone would prove wrong harms nobody.
+    standby = file_rules.Size(epochs=3, users=2, total=2, standbys=(3,), copy_counts="as long as it lives")
+    raced = file_rules.Size(epochs=4, users=1, total=1, standbys=(4,), copy_counts="as long as it lives", power_cuts=0)
+    uncounted = file_rules.Size(epochs=3, users=2, total=2, standbys=(3,), copy_counts="no")
+    unopened = rules(follows="the last with a seal")
+    yield bug("copy-by-unopened-seal", Property.COPY, unopened, raced, slow=True)
+    yield bug(
+        "copy-by-unopened-seal-kept",
+        Property.DIVERGENCE,
+        rules(follows="the last with a seal", copy_compared=False),
+        file_rules.Size(epochs=4, users=1, total=1, standbys=(4,), copy_counts="no", power_cuts=0),
+        slow=True,
+    )
+    yield bug("copy-with-last-frame", Property.COPY, rules(copies_last=True), standby)
+    yield bug("copy-beyond-seal", Property.COPY, rules(copies_sealed="whole"), standby)
+    yield bug("copy-of-decisions", Property.COPY, rules(copy_left="what was decided"), standby)
+    yield bug("copy-with-last-frame-kept", Property.DIVERGENCE, rules(copies_last=True, copy_compared=False), uncounted)
+    yield bug(
+        "copy-beyond-seal-kept", Property.DIVERGENCE, rules(copies_sealed="whole", copy_compared=False), uncounted
+    )
+    yield bug("warm-open-without-sync", Property.CORRUPT, rules(warm_open_syncs=False), standby)

@@ -12,6 +12,13 @@ LEARNS = "life {0} learns that it owns in epoch {1.incarnation}.{1.revision}, an
 READS_PAGE = "life {0} reads the journal's first page"
 OPENS = "life {0} reads {1} entries to the end: open of epoch {2.incarnation}.{2.revision} returns"
 OPEN_FENCED = "life {0} reads the last page, and epoch {1.incarnation}.{1.revision} is gone: Fenced"
+FOLLOWS = "a standby reads on: its copy holds {0} entries"
+LEAVES_COPY = "life {0} lets go, and is a standby with what it holds: {1} entries"
+COPY_THROWN_AWAY = "a standby finds that the last entry of its copy is gone, or another: it throws the copy away"
+OPENS_WARM = (
+    "life {0} goes on from the copy of {3}, to the end at {1}: open of epoch {2.incarnation}.{2.revision} returns"
+)
+WARM_OPEN_FAILS = "life {0} would go on from the copy, and its last entry is gone, or another: OutcomeUnknown"
 DECIDES = "life {0} decides user {1} gets coupon {2}, and sends the append of position {3}"
 DECIDES_AND_SAYS = "life {0} decides user {1} gets coupon {2}, says so, and sends the append of position {3}"
 LANDS = "etcd: the append of life {0} in epoch {1.incarnation}.{1.revision} at position {2} lands"

@@ -23,6 +23,7 @@ from tests.model.etcd_rules import Rules, Size
 from tests.model.etcd_state import (
     SOLD_OUT,
     Append,
+    Copy,
     Entry,
     Life,
     Mode,
@@ -53,6 +54,9 @@ class EtcdModel:
         for life in state.lives:
             if life.memory and not life.outdated and life.memory != _entries(journal[: len(life.memory)]):
                 return Property.DIVERGENCE
+        copy = state.copy
+        if not copy.outdated and copy.entries != _entries(journal[: len(copy.entries)]):
+            return Property.COPY
         return None
 
     def _find_journal_broken(self, journal: tuple[Stored | None, ...], heard: tuple[int, ...]) -> Property | None:
@@ -79,12 +83,16 @@ class EtcdModel:
         yield from self._etcd_steps(state)
         if self.size.restore and not state.restored:
             yield from self._restore_steps(state)
+        if self.size.standby:
+            yield from self._follower_steps(state)
         users = self._users_in_turn(state)
         for number, life in enumerate(state.lives):
             yield from self._owning_steps(state, number, life)
             if life.mode is Mode.OPENING:
                 yield from self._opening_steps(state, number, life)
             elif life.mode is Mode.OPEN:
+                if self.size.standby:
+                    yield from self._leaves_copy(state, number, life)
                 yield from self._call_steps(state, number, life, users)
                 yield from self._pending_steps(state, number, life)
         if len(state.lives) < self.size.lives:
@@ -238,8 +246,40 @@ class EtcdModel:
             owner_puts=state.owner_puts,
             snapshot=None,
             restored=True,
+            # Otherwise it has no effect any more: its life is of an incarnation that never opens again.
+            copy=state.copy._replace(outdated=bool(state.copy.entries))
+            if self.rules.copy_outlives_incarnation
+            else Copy(),
         )
         yield Step(actions.RESTORED, (snapshot.revision, snapshot.incarnation), self._swept(restored))
+
+    # --- standby ------------------------------------------------------------------------------------------------------
+
+    def _follower_steps(self, state: State) -> Iterator[Step[State]]:
+        """To anywhere: it reads in pages, perhaps at a member that is behind, and stops when it likes."""
+        store, copy = state.store, state.copy
+        if self.rules.copy_compared != "never" and not _goes_on(store, copy):
+            yield Step(actions.COPY_THROWN_AWAY, (), state._replace(copy=Copy()))
+            return
+        begin = len(copy.entries)
+        # Also one that has nothing to read has now seen that it may go on.
+        for end in range(begin if copy.outdated else begin + 1, max(begin, len(store.journal)) + 1):
+            read = Copy(
+                copy.entries + _entries(store.journal[begin:end]),
+                _mod_revision(store, end - 1) if end > begin else copy.last_revision,
+            )
+            yield Step(actions.FOLLOWS, (end,), state._replace(copy=read))
+
+    def _leaves_copy(self, state: State, number: int, life: Life) -> Iterator[Step[State]]:
+        """It may as well go on: who does not act any more has let go."""
+        entries = life.memory
+        if self.rules.copy_left == "what was decided":
+            entries += tuple(pending.entry for pending in life.pending)
+        elif life.pending:
+            return
+        if len(entries) > len(state.copy.entries) and (not life.outdated or self.rules.copy_outlives_incarnation):
+            left = state._replace(copy=Copy(entries, life.last_revision, life.outdated))
+            yield Step(actions.LEAVES_COPY, (number, len(entries)), left)
 
     # --- opening ------------------------------------------------------------------------------------------------------
 
@@ -254,10 +294,20 @@ class EtcdModel:
         for end in range(first, len(journal) + 1):
             opened = _read(life, journal[len(life.memory) : end])._replace(mode=Mode.OPEN)
             after = self._with_life(state, number, opened)
-            if not opened.outdated:
-                this = Opened(opened.epoch, number, opened.reopened)
-                after = after._replace(opened=max(state.opened or this, this))
-            yield Step(actions.OPENS, (number, end, life.epoch), after)
+            yield Step(actions.OPENS, (number, end, life.epoch), _with_opened(after, number, opened))
+        if state.copy.entries and not life.memory:
+            yield self._opens_warm(state, number, life, state.copy)
+
+    def _opens_warm(self, state: State, number: int, life: Life, copy: Copy) -> Step[State]:
+        """One Txn compares the copy's last entry and reads owner key and last page. Pages before that, with which an
+        opener goes on behind the copy, are a standby's."""
+        store = state.store
+        if self.rules.copy_compared == "at every reading" and not _goes_on(store, copy):
+            return Step(actions.WARM_OPEN_FAILS, (number,), self._with_life(state, number, _let_go(life)))
+        warm = life._replace(memory=copy.entries, last_revision=copy.last_revision)
+        opened = _read(warm, store.journal[len(copy.entries) :])._replace(mode=Mode.OPEN)
+        after = _with_opened(self._with_life(state, number, opened), number, opened)
+        return Step(actions.OPENS_WARM, (number, len(opened.memory), life.epoch, len(copy.entries)), after)
 
     # --- serving ------------------------------------------------------------------------------------------------------
 
@@ -266,6 +316,7 @@ class EtcdModel:
         known = {user for user, answer in enumerate(state.heard) if answer}
         known.update(stored.entry.user for stored in state.store.journal if stored is not None)
         known.update(append.entry.user for append in state.network)
+        known.update(entry.user for entry in state.copy.entries)
         for life in state.lives:
             known.update(entry.user for entry in life.memory)
             known.update(pending.entry.user for pending in life.pending)
@@ -471,6 +522,20 @@ def _read(life: Life, page: tuple[Stored | None, ...]) -> Life:
     last = page[-1]
     revision = last.revision if last is not None else 0
     return life._replace(memory=life.memory + _entries(page), last_revision=revision)
+
+
+def _goes_on(store: Store, copy: Copy) -> bool:
+    """The last entry of the copy is where it was."""
+    last = len(copy.entries) - 1
+    return last < 0 or (_written(store, last) and _mod_revision(store, last) == copy.last_revision)
+
+
+def _with_opened(state: State, number: int, opened: Life) -> State:
+    """The open of the life has returned."""
+    if opened.outdated:
+        return state
+    this = Opened(opened.epoch, number, opened.reopened)
+    return state._replace(opened=max(state.opened or this, this))
 
 
 def _denied(state: State, pending: Pending) -> State:

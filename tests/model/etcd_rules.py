@@ -21,6 +21,12 @@ class Rules:
     open_confirms: bool = True
     """The last page is read in one Txn with the epoch."""
     replay: Literal["linearizable", "serializable"] = "linearizable"
+    copy_left: Literal["what is committed", "what was decided"] = "what is committed"
+    """What an owner that lets go is a standby with. The first: it does so only when nothing is in flight."""
+    copy_compared: Literal["at every reading", "not at the open", "never"] = "at every reading"
+    """Whoever reads on behind a copy looks whether its last entry is there with the mod_revision that it had."""
+    copy_outlives_incarnation: bool = False
+    """A process whose life has ended, since the cluster incarnation was raised, gives the copy to its next one."""
     adopts: Literal["incarnation", "node id"] = "incarnation"
     epoch_opens_once: bool = True
     in_flight_max: int = 1
@@ -48,5 +54,7 @@ class Size:
     """A replay may read a first page earlier than the last."""
     restore: bool = False
     """A snapshot may be taken at any time, and etcd restored from it at any time after."""
+    standby: bool = False
+    """Somebody may follow the journal, and whoever opens may begin with that copy."""
     fencing_counts: bool = True
     """FENCING is looked for; without, only what users can notice."""

@@ -124,6 +124,16 @@ class Opened(NamedTuple):
     reopened: bool
 
 
+class Copy(NamedTuple):
+    """What a standby has read."""
+
+    entries: tuple[Entry, ...] = ()
+    last_revision: int = 0
+    """mod_revision of the last of them."""
+    outdated: bool = False
+    """Not held against the journal since the restore: until then what it holds is nobody's fault."""
+
+
 class State(NamedTuple):
     store: Store
     lives: tuple[Life, ...]
@@ -136,3 +146,5 @@ class State(NamedTuple):
     """How many claims and handovers etcd has executed."""
     snapshot: Store | None
     restored: bool
+    copy: Copy = Copy()
+    """One is enough for any number of standbys: whoever opens may have let go on with it at any moment."""

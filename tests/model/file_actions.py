@@ -1,11 +1,20 @@
 """What may happen in the file model: one text for each kind of step. `file_model` says when and with what effect."""
 
+FOLLOWS = "the standby that will have epoch {0} reads segment {1} and what its seal names: its copy holds {2} entries"
+LEAVES_COPY = "epoch {1} is over, and the standby that will have epoch {0} has what it holds: {2} entries"
+COPY_THROWN_AWAY = (
+    "the standby that will have epoch {0} reads segment {1}, whose seal contradicts its copy: it is thrown away"
+)
 CREATES = "epoch {0} creates its segment"
 READS_FIRST = "epoch {0} reads what is there before it creates its segment"
 LISTS = "epoch {0} syncs the directory and lists it"
 FENCED_AT_LIST = "epoch {0} syncs the directory, lists it and sees a higher epoch: Fenced"
 LOOKS_AT = "epoch {0} reads segment {1}: {2} records"
 HAS_READ = "epoch {0} has found the top: {1} entries are in the journal"
+HAS_READ_ON = "epoch {0} has found the top and goes on from its copy of {2}: {1} entries are in the journal"
+OPENS_COLD = (
+    "epoch {0} has found the top, whose seal contradicts its copy: it takes the {1} entries that are in the journal"
+)
 READS_ON = "epoch {0} reads the top on to its end"
 SYNCS_TOP = "epoch {0} syncs the top's last frame and reads it from the disk: {1} entries are in the journal"
 SYNC_OF_TOP_FAILS = "epoch {0} syncs the top's last frame: the sync fails"

@@ -8,6 +8,7 @@ of a power cut at this moment.
 README.md says which action is which function.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import product
@@ -54,11 +55,23 @@ class FileModel:
         self._replay = lru_cache(maxsize=None)(self._replayed)
         self._futures = lru_cache(maxsize=None)(self._possible_futures)
         self._broken = lru_cache(maxsize=None)(self._find_broken)
+        self._copy_is_wrong = lru_cache(maxsize=None)(self._find_copy_is_wrong)
 
     # --- what must hold -----------------------------------------------------------------------------------------------
 
     def broken(self, state: State) -> Property | None:
-        return self._broken(state.segments, state.heard, state.opened)
+        broken = self._broken(state.segments, state.heard, state.opened)
+        if broken is not None or self.size.copy_counts == "no":
+            return broken
+        copies = (opener.copy for opener in state.openers if opener.copy)
+        return Property.COPY if any(self._copy_is_wrong(state.segments, copy) for copy in copies) else None
+
+    def _find_copy_is_wrong(self, segments: tuple[Segment, ...], copy: tuple[Placed, ...]) -> bool:
+        if self.size.copy_counts == "as long as it lives":
+            futures: tuple[_Replayed, ...] = (self._replay(tuple((s.epoch, s.records) for s in segments)),)
+        else:
+            futures = self._futures(segments)
+        return any(future.journal[: len(copy)] != copy for future in futures)
 
     def _find_broken(self, segments: tuple[Segment, ...], heard: tuple[int, ...], opened: Opened) -> Property | None:
         for journal, _, corrupt in self._futures(segments):
@@ -142,17 +155,77 @@ class FileModel:
                 forgotten = segment._replace(records=segment.records[: segment.durable])
                 yield Step(actions.EVICTED, (segment.epoch,), _with_segment(state, forgotten))
         if state.segments and state.power_cuts < self.size.power_cuts:
-            over = tuple(opener if opener.stage is Stage.NOT_BEGUN else Opener(Stage.OVER) for opener in state.openers)
+            over = tuple(
+                Opener() if opener.stage is Stage.NOT_BEGUN else Opener(Stage.OVER) for opener in state.openers
+            )
             for left in _power_cuts(state.segments):
                 segments = tuple(Segment(s.epoch, True, s.records[:kept], kept) for s, kept in left)
                 after = state._replace(segments=segments, openers=over, power_cuts=state.power_cuts + 1)
                 yield Step(actions.POWER_CUT, ({segment.epoch: kept for segment, kept in left},), after)
+
+    # --- standby ------------------------------------------------------------------------------------------------------
+
+    def _follows(self, state: State, epoch: int, opener: Opener) -> Iterator[Step[State]]:
+        """Any segment with a frame behind its seal: when it was listed, and found to be the last, may be long ago."""
+        sealed = [segment for segment in state.segments if segment.records]
+        if self.rules.follows == "the last with a seal":
+            believed = sealed[-1:]
+        else:
+            believed = [segment for segment in sealed if len(segment.records) > 1]
+        for segment in believed:
+            found, corrupt = self._certain(state.segments, segment)
+            agree = self._fits(opener.copy, found) or self._fits(found, opener.copy)
+            copy = _joined(opener.copy, found)
+            if corrupt:
+                yield Step(actions.FOLLOWS, (epoch, segment.epoch, len(found)), state, Property.CORRUPT)
+            elif not agree:
+                thrown_away = _with_opener(state, epoch, opener._replace(copy=()))
+                yield Step(actions.COPY_THROWN_AWAY, (epoch, segment.epoch), thrown_away)
+            elif copy != opener.copy:
+                after = _with_opener(state, epoch, opener._replace(copy=copy))
+                yield Step(actions.FOLLOWS, (epoch, segment.epoch, len(copy)), after)
+
+    def _leaves_copy(self, state: State, epoch: int, opener: Opener) -> Iterator[Step[State]]:
+        """An owner becomes the standby. It may as well go on: who does not act any more is over."""
+        for number, owner in enumerate(state.openers, start=1):
+            left = owner.memory
+            if owner.pending is not None:
+                if self.rules.copy_left == "what is committed":
+                    continue
+                left += (Placed(owner.pending.grant, number),)
+            if owner.stage is Stage.OPEN and len(left) > len(opener.copy):
+                after = _with_opener(state, epoch, opener._replace(copy=left))
+                yield Step(actions.LEAVES_COPY, (epoch, number, len(left)), after)
+
+    def _certain(self, segments: tuple[Segment, ...], top: Segment) -> tuple[tuple[Placed, ...], bool]:
+        """What a standby takes for certain when it believes the segment: what its seal names, and its frames but the
+        last. Also, whether that looks corrupt."""
+        seal = top.records[0]
+        assert isinstance(seal, Seal)
+        below = {segment.epoch: segment.records for segment in segments if segment.epoch < top.epoch}
+        rows = {row.epoch: row.length for row in seal.rows}
+        corrupt = any(length > len(below.get(epoch, ())) for epoch, length in rows.items())
+        if self.rules.copies_sealed == "whole":
+            rows = {epoch: len(records) for epoch, records in below.items()}
+        own = top.records if self.rules.copies_last else top.records[:-1]
+        taken = (*((epoch, below.get(epoch, ())[:length]) for epoch, length in rows.items()), (top.epoch, own))
+        placed = (Placed(record, epoch) for epoch, records in taken for record in records if isinstance(record, Grant))
+        return tuple(placed), corrupt
+
+    def _fits(self, copy: tuple[Placed, ...], journal: tuple[Placed, ...]) -> bool:
+        """Whether the journal has as much of each segment as the copy."""
+        if not self.rules.copy_compared:
+            return True
+        return not Counter(placed.epoch for placed in copy) - Counter(placed.epoch for placed in journal)
 
     # --- opening ------------------------------------------------------------------------------------------------------
 
     def _opening_steps(self, state: State, epoch: int, opener: Opener, newest: int) -> Iterator[Step[State]]:
         match opener.stage:
             case Stage.NOT_BEGUN:
+                if epoch in self.size.standbys:
+                    yield from self._follows(state, epoch, opener)
+                    yield from self._leaves_copy(state, epoch, opener)
                 yield from self._begins(state, epoch, opener)
             case Stage.CREATED:
                 yield self._lists(state, epoch, opener, newest)
@@ -208,9 +281,11 @@ class FileModel:
         since what a row counts never changes."""
         if not opener.listed:
             replayed = self._replay(tuple(sorted(opener.read)))
-            found = opener._replace(stage=Stage.FOUND, memory=replayed.journal, rows=replayed.rows)
+            found = self._has_found(opener, replayed)._replace(stage=Stage.FOUND)
             broken = Property.CORRUPT if replayed.corrupt else None
-            return Step(actions.HAS_READ, (epoch, len(found.memory)), _with_opener(state, epoch, found), broken)
+            action = actions.HAS_READ_ON if found.copy else actions.OPENS_COLD if opener.copy else actions.HAS_READ
+            args = (epoch, len(found.memory), len(found.copy))
+            return Step(action, args, _with_opener(state, epoch, found), broken)
         segment = _segment(state, opener.listed[0])
         read = (*opener.read, (segment.epoch, segment.records))
         listed = opener.listed[1:]
@@ -219,6 +294,10 @@ class FileModel:
             listed = ()
         after = _with_opener(state, epoch, opener._replace(listed=listed, read=read))
         return Step(actions.LOOKS_AT, (epoch, segment.epoch, len(segment.records)), after)
+
+    def _has_found(self, opener: Opener, replayed: _Replayed) -> Opener:
+        copy = opener.copy if self._fits(opener.copy, replayed.journal) else ()
+        return opener._replace(copy=copy, memory=_joined(copy, replayed.journal), rows=replayed.rows)
 
     def _makes_durable(self, state: State, epoch: int, opener: Opener) -> Iterator[Step[State]]:
         """Only the top's last frame may be in the cache alone."""
@@ -229,10 +308,11 @@ class FileModel:
             # A long segment is read in pieces, so more may come than there was when the top was found.
             read = tuple((e, segment.records if e == top else r) for e, r in opener.read)
             replayed = self._replay(tuple(sorted(read)))
-            on = opener._replace(read=read, memory=replayed.journal, rows=replayed.rows)
+            on = self._has_found(opener._replace(read=read), replayed)
             yield Step(actions.READS_ON, (epoch,), _with_opener(state, epoch, on))
-        done = opener._replace(stage=Stage.READ)
-        if segment is None or len(records) <= 1 or not self.rules.syncs_top:
+        done = opener._replace(stage=Stage.READ, copy=())
+        syncs = self.rules.syncs_top and (self.rules.warm_open_syncs or not _has_seen_last(opener.copy, top, records))
+        if segment is None or len(records) <= 1 or not syncs:
             yield Step(actions.GOES_ON, (epoch,), _with_opener(state, epoch, done))
             return
         if state.sync_failures < self.size.sync_failures and not segment.failed:
@@ -246,7 +326,7 @@ class FileModel:
                 assert len(records) == len(synced.records) + 1, "only the last frame may be missing"
                 read = tuple((e, r[:-1] if e == top else r) for e, r in opener.read)
                 replayed = self._replay(tuple(sorted(read)))
-                done = done._replace(memory=replayed.journal, rows=replayed.rows)
+                done = self._has_found(opener, replayed)._replace(stage=Stage.READ, copy=())
         after = _with_segment(_with_opener(state, epoch, done), synced)
         yield Step(actions.SYNCS_TOP, (epoch, len(done.memory)), after)
 
@@ -333,6 +413,24 @@ class FileModel:
                 yield _over(failed, epoch, actions.SYNC_FAILS)
             else:
                 yield Step(actions.SYNC_FAILS_AGAIN, (epoch,), _with_opener(failed, epoch, synced))
+
+
+def _joined(copy: tuple[Placed, ...], journal: tuple[Placed, ...]) -> tuple[Placed, ...]:
+    """The copy, and what it lacks of the journal: it notes how much of each segment it holds, and reads on there."""
+    held = Counter(placed.epoch for placed in copy)
+    joined = list(copy)
+    for placed in journal:
+        if held[placed.epoch]:
+            held[placed.epoch] -= 1
+        else:
+            joined.append(placed)
+    return tuple(joined)
+
+
+def _has_seen_last(copy: tuple[Placed, ...], top: int, records: tuple[Record, ...]) -> bool:
+    """Whether who holds the copy has seen the top's last frame: to take one, it has to see the next."""
+    held = sum(placed.epoch == top for placed in copy)
+    return held > 0 and len(records) <= 1 + held + 1
 
 
 def _power_cuts(segments: tuple[Segment, ...]) -> Iterator[tuple[tuple[Segment, int], ...]]:

@@ -93,6 +93,8 @@ class Opener(NamedTuple):
     """The process that has an epoch, from its open on."""
 
     stage: Stage = Stage.NOT_BEGUN
+    copy: tuple[Placed, ...] = ()
+    """What it took as a standby; forgotten when what it has read is durable."""
     listed: tuple[int, ...] = ()
     """Epochs of the segments still to be looked at, in order."""
     read: tuple[tuple[int, tuple[Record, ...]], ...] = ()

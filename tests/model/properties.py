@@ -15,5 +15,6 @@ class Property(StrEnum):
     STALE_READ = "a read lacks what was acknowledged before it came"
     FENCING = "an entry of a lower epoch, or of another writer, came into the journal after an open had returned"
     DIVERGENCE = "an owner's memory is not what the journal begins with"
+    COPY = "what a standby holds is not what the journal begins with"
     HANDOVER = "an owner's own handover fenced the entry that it had in flight"
     CORRUPT = "a seal counts bytes that are not there: the shard would stop"
