@@ -98,35 +98,27 @@ def _cells(row: "Row") -> list[str]:
 
 @app.command()
 def failover(
-    kills: Annotated[int, typer.Option(min=1, help="Owners to kill, one after another.")] = 20,
+    kills: Annotated[int, typer.Option(min=1, help="Owners to end, one after another.")] = 20,
     journal: JournalOption = JournalChoice.ETCD,
-    coupons: Annotated[int, typer.Option(min=0, help="Coupons in the killed owner's shard before the first kill.")] = 0,
+    coupons: Annotated[int, typer.Option(min=0, help="Coupons in the owner's shard before the first kill.")] = 0,
+    standby: Annotated[bool, typer.Option(help="Warm standbys.")] = True,
+    planned: Annotated[bool, typer.Option("--planned", help="SIGTERM instead of kill -9, and the way back.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure the gap that kill -9 of a campaign's owner leaves. SEONCHAK_* variables reach the processes."""
-    from chaos.failover import measure
+    """Measure the gap that the end of a campaign's owner leaves. SEONCHAK_* variables reach the processes."""
+    from chaos.failover import FailoverSpec, measure
 
     configure_logging(as_json=False, level=logging.WARNING)
     data_dir = Path(tempfile.mkdtemp(prefix="seonchak-failover-"))
-    result = asyncio.run(measure(data_dir, journal.kind, kills, coupons))
+    result = asyncio.run(measure(data_dir, FailoverSpec(journal.kind, kills, coupons, planned, standby)))
     shutil.rmtree(data_dir)
     figures = result.as_json()
     if as_json:
         print_json(figures)
         return
-    columns = [
-        "journal",
-        "etcd",
-        "coupons",
-        "kills",
-        "p50_ms",
-        "p95_ms",
-        "max_ms",
-        "calls",
-        "failed_calls",
-        "crashed_starts",
-    ]
-    print_table("From kill -9 of the owner to the next grant", columns, [[str(figures[name]) for name in columns]])
+    columns = ["journal", "etcd", "signal", "standby", "coupons", "kills", "p50_ms", "p95_ms", "max_ms", "longest_ms"]
+    columns += ["calls", "failed_calls"]
+    print_table("From the end of the owner to the next grant", columns, [[str(figures[name]) for name in columns]])
 
 
 if __name__ == "__main__":

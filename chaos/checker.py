@@ -9,6 +9,7 @@ from chaos.evidence import gather
 from chaos.history import Call, History, Operation, Outcome
 from chaos.journal import Journal
 from chaos.linearizability import misorders
+from chaos.overload import collapses, underload
 from chaos.validity import Demands, shortcomings
 from chaos.verdict import Verdict, Violation
 from chaos.windows import intrusions
@@ -34,8 +35,11 @@ def check(history: History, journal: Journal, reads: Sequence[Call], demands: De
     for evidence in campaigns.values():
         violations += misorders(evidence)
         violations += intrusions(evidence)
-    reasons = tuple(shortcomings(history, campaigns, reads, demands or Demands()))
-    return Verdict(tuple(violations), reasons, _counts(calls, journal))
+    reasons = list(shortcomings(history, campaigns, reads, demands or Demands()))
+    for overload in history.overloads:
+        violations += collapses(overload)
+        reasons += underload(overload)
+    return Verdict(tuple(violations), tuple(reasons), _counts(calls, journal))
 
 
 def _counts(calls: Sequence[Call], journal: Journal) -> dict[str, int]:

@@ -8,12 +8,15 @@ import asyncio
 import json
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from chaos.children import on_machine, with_own_member, with_peers_behind
+from chaos.control import Control
+from chaos.logs import Logs
 from chaos.proxies import Network
 from cluster.config import JournalKind, shard_of
 from cluster.kv import EtcdUnavailable, Event, ModRevisionIs, Put, Txn
@@ -22,7 +25,7 @@ from cluster.records import NodeState, OwnerRecord
 from cluster.topology import Topology
 from cluster.types import NodeId, Revision, ShardId
 from cluster.watch import Snapshot
-from ops.child import Child
+from ops.child import Child, ChildSpec
 from ops.etcd_client import etcd_client
 from ops.layout import Layout, journal_dir
 from ops.local import LocalCluster, LocalSpec
@@ -31,6 +34,8 @@ from ops.verify import Report, Source, verify
 SHARDS = 12
 SETTLE_S_MAX = 30.0
 STOP_S_MAX = 20.0
+LOSES_DATA = frozenset({"3.5.0", "3.5.1", "3.5.2"})
+"""Versions of etcd that can lose data when they are killed under load: etcd-io/etcd issue 13766."""
 _CHILD_ENV = {"PYTHONFAULTHANDLER": "1"}
 """A process that crashes says where."""
 
@@ -50,6 +55,10 @@ class ChaosSpec:
     etcd_members: int = 1
     proxied: bool = False
     """With a proxy in front of every node and etcd member."""
+    bad_machines: bool = False
+    """The nodes' clocks and disks can be made to fail: see `ChaosCluster.control`."""
+    node_env: Mapping[str, str] = field(default_factory=dict)
+    """More SEONCHAK_* variables of the nodes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +85,8 @@ class ChaosCluster:
         self.cluster_incarnation = 1
         """Raised by a restore of etcd."""
         self._expected = {child.name for child in processes.nodes}
+        self.logs = Logs(processes.spec.data_dir / "logs")
+        self._controls: dict[str, Control] = {}
         self._children = {child.name: child for child in (*processes.etcds, *processes.nodes, *processes.routers)}
 
     # --- names --------------------------------------------------------------------------------------------------------
@@ -105,6 +116,18 @@ class ChaosCluster:
     @property
     def etcd_version(self) -> str:
         return self.processes.binary.version
+
+    @property
+    def etcd_may_die(self) -> bool:
+        return self.etcd_version not in LOSES_DATA
+
+    @property
+    def has_file_journal(self) -> bool:
+        return self.processes.spec.journal == "file"
+
+    def pids(self) -> list[int]:
+        """Of all that run."""
+        return [child.pid for child in self._children.values() if child.running]
 
     # --- processes ----------------------------------------------------------------------------------------------------
 
@@ -149,6 +172,12 @@ class ChaosCluster:
         if self.runs(name):
             self._children[name].thaw()
 
+    def control(self, node: str) -> Control:
+        """Of the machine that the node runs on, where `bad_machines` was asked for."""
+        if node not in self._controls:
+            self._controls[node] = Control(_control_path(self.processes.spec.data_dir, node))
+        return self._controls[node]
+
     @asynccontextmanager
     async def twin(self, name: str, listen: str) -> AsyncIterator[Child]:
         """A second process with a node's id, listening elsewhere. It has been started, no more; killed at the end."""
@@ -176,6 +205,17 @@ class ChaosCluster:
                 return leader
         except TimeoutError:
             raise NotSettled(f"etcd has no leader after {SETTLE_S_MAX:g} s") from None
+
+    def etcd_flags(self, member: str) -> dict[str, str]:
+        """What the member is started with."""
+        return dict(flag.removeprefix("--").split("=", 1) for flag in self._children[member].spec.argv[1:])
+
+    def member_of(self, node: str) -> str:
+        """The etcd member that the node asks at present, if it has not been started again since the cluster served."""
+        endpoints = self._children[node].spec.env["SEONCHAK_ETCD_ENDPOINTS"].split(",")
+        left = [line["endpoint"] for line in self.logs.lines("etcd_endpoint_silent") if line["process"] == node]
+        place = endpoints.index(left[-1]) + 1 if left else 0
+        return self.etcds[(int(node.rpartition("-")[2]) + place) % len(self.etcds)]
 
     async def _leader_now(self) -> str | None:
         for place in self.layout.etcd:
@@ -282,19 +322,6 @@ class ChaosCluster:
 
     # --- what it leaves -----------------------------------------------------------------------------------------------
 
-    def fenced(self) -> int:
-        """Owners so far whose round was refused because of a higher epoch, by the nodes' logs."""
-        return sum(line["end"] == "fenced" for line in self.logged("shard_closed"))
-
-    def logged(self, event: str) -> Iterator[dict[str, Any]]:
-        """The nodes' log lines of one event, each with `node`."""
-        for path in sorted((self.processes.spec.data_dir / "logs").glob("node-*.log")):
-            for line in path.read_text(errors="replace").splitlines():
-                if line.startswith("{") and f'"{event}"' in line:
-                    fields = json.loads(line)
-                    if fields.get("event") == event:
-                        yield fields | {"node": path.stem}
-
     async def end_nodes(self) -> None:
         """kill -9 of every router and node: nobody writes to the journal afterwards."""
         for name in (*self.routers, *(child.name for child in self.processes.nodes)):
@@ -335,6 +362,10 @@ async def _etcd_status(endpoint: str) -> dict[str, Any] | None:
     return status
 
 
+def _control_path(data_dir: Path, node: str) -> Path:
+    return data_dir / f"{node}.control"
+
+
 @asynccontextmanager
 async def running(spec: ChaosSpec) -> AsyncIterator[ChaosCluster]:
     """A cluster that serves and is settled, its spare nodes stopped. What dies stays dead until somebody starts it."""
@@ -343,9 +374,27 @@ async def running(spec: ChaosSpec) -> AsyncIterator[ChaosCluster]:
         children = (*processes.etcds, *processes.nodes, *processes.routers)
         return {child.pid: child.name for child in children if child.running}
 
+    peer_fronts: dict[str, str] = {}
+
     async def fronts(layout: Layout) -> Mapping[str, str]:
-        servers = (*layout.nodes, *layout.etcd) if spec.proxied else ()
+        if not spec.proxied:
+            return {}
+        if spec.etcd_members > 1:
+            for member in layout.etcd:
+                peer = f"127.0.0.1:{member.peer_port}"
+                peer_fronts[peer] = await network.front(member.name, peer)
+        servers = (*layout.nodes, *layout.etcd)
         return {place.address: await network.front(place.name, place.address) for place in servers}
+
+    def adapt(child: ChildSpec) -> ChildSpec:
+        kind, _, index = child.name.rpartition("-")
+        if kind == "etcd":
+            return with_peers_behind(child, peer_fronts)
+        if kind == "node":
+            child = with_own_member(child, int(index))
+            if spec.bad_machines:
+                child = on_machine(child, _control_path(spec.data_dir, child.name))
+        return child
 
     network = Network(running_now)
     processes = LocalCluster(
@@ -358,7 +407,8 @@ async def running(spec: ChaosSpec) -> AsyncIterator[ChaosCluster]:
             shards=SHARDS,
             restart=False,
             fronts=fronts,
-            node_env=_CHILD_ENV,
+            adapt=adapt,
+            node_env={**_CHILD_ENV, **spec.node_env},
             router_env=_CHILD_ENV,
         )
     )

@@ -1,8 +1,8 @@
-"""How long a campaign stands still when its owner is killed: measured, not judged.
+"""How long a campaign stands still when its owner ends: measured, not judged.
 
-One kill: clients knock open loop every 5 ms at a campaign; its owner gets kill -9; the gap ends with the answer to the
-first grant that was sent after the kill. Then the node is started again, and everything is owned as placed before the
-next kill.
+One end: clients knock open loop every 5 ms at a campaign; its owner gets kill -9 (or SIGTERM: a planned move); the gap
+ends with the answer to the first grant that was sent after the signal. Then the node is started again, and everything
+is owned as placed, with every standby warm, before the next.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from cluster.config import JournalKind
 from ops import errors
 from ops.load import LoadSpec, run_load
 from ops.load_stats import percentile
+from ops.status import read_status
 from proto import coupon_pb2
 from proto.coupon_pb2_grpc import CouponServiceStub
 
@@ -29,6 +30,7 @@ DEADLINE_S = 3.0
 BEFORE_S, AFTER_S = 0.5, 0.5
 """How long clients knock before the kill, and after the gap."""
 GAP_S_MAX = 30.0
+WARM_S_MAX = 60.0
 TOTAL = 100_000_000
 FILL_CONCURRENCY = 4_000
 
@@ -43,11 +45,24 @@ class Knock:
 
 
 @dataclass(frozen=True, slots=True)
+class FailoverSpec:
+    journal: JournalKind
+    kills: int
+    coupons: int = 0
+    """So many are issued to one campaign first, and only its owner is ended."""
+    planned: bool = False
+    """SIGTERM instead of kill -9."""
+    standby: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Kill:
     node: str
     campaign_id: str
     gap_ms: float
-    """From the kill to the answer of the first grant that was sent after it."""
+    """From the signal to the answer of the first grant that was sent after it."""
+    longest_ms: float
+    """Between two answers of grants, from before the signal to after the node is back: a planned move has no other."""
     calls: int
     failed: tuple[str, ...]
     """Reasons of the calls that failed."""
@@ -55,10 +70,8 @@ class Kill:
 
 @dataclass(frozen=True, slots=True)
 class FailoverResult:
-    journal: JournalKind
+    spec: FailoverSpec
     etcd_version: str
-    coupons: int
-    """In the shard before the first kill."""
     kills: tuple[Kill, ...]
 
     @property
@@ -70,13 +83,16 @@ class FailoverResult:
 
     def as_json(self) -> dict[str, Any]:
         return {
-            "journal": self.journal,
+            "journal": self.spec.journal,
             "etcd": self.etcd_version,
-            "coupons": self.coupons,
+            "coupons": self.spec.coupons,
+            "standby": self.spec.standby,
+            "signal": "SIGTERM" if self.spec.planned else "SIGKILL",
             "kills": len(self.kills),
             "p50_ms": round(self.gap_ms(0.50), 1),
             "p95_ms": round(self.gap_ms(0.95), 1),
             "max_ms": round(self.gap_ms(1.0), 1),
+            "longest_ms": round(max(kill.longest_ms for kill in self.kills), 1),
             "calls": sum(kill.calls for kill in self.kills),
             "failed_calls": self.failed_calls,
             "gaps_ms": [round(kill.gap_ms, 1) for kill in self.kills],
@@ -84,27 +100,38 @@ class FailoverResult:
         }
 
 
-async def measure(data_dir: Path, journal: JournalKind, kills: int, coupons: int = 0) -> FailoverResult:
-    """Kill owners one after another, each node in turn.
-
-    Args:
-        coupons: so many are issued to one campaign first, and only its owner is killed.
-    """
+async def measure(data_dir: Path, spec: FailoverSpec) -> FailoverResult:
+    """End owners one after another, each node in turn."""
+    node_env = {} if spec.standby else {"SEONCHAK_STANDBY_COUPONS_MAX": "0"}
     async with (
-        running(ChaosSpec(data_dir, journal, routers=1)) as cluster,
+        running(ChaosSpec(data_dir, spec.journal, routers=1, node_env=node_env)) as cluster,
         grpc.aio.insecure_channel(cluster.processes.router) as channel,
     ):
         stub = CouponServiceStub(channel)
         campaigns = await _campaigns(cluster, stub)
-        if coupons:
+        if spec.coupons:
             campaigns = campaigns[:1]
-            await _fill(cluster, campaigns[0], coupons)
+            await _fill(cluster, campaigns[0], spec.coupons)
         users = (f"user-{number:09}" for number in count())
         done = []
-        for number in range(kills):
+        for number in range(spec.kills):
             await cluster.settled()
-            done.append(await _kill(cluster, stub, campaigns[number % len(campaigns)], users))
-        return FailoverResult(journal, cluster.etcd_version, coupons, tuple(done))
+            if spec.standby:
+                await _warm(cluster)
+            done.append(await _end(cluster, stub, campaigns[number % len(campaigns)], users, planned=spec.planned))
+        return FailoverResult(spec, cluster.etcd_version, tuple(done))
+
+
+async def _warm(cluster: ChaosCluster) -> None:
+    """Wait until every shard has a standby that has read its journal, as `seonchak status` shows it."""
+    processes = cluster.processes
+    async with asyncio.timeout(WARM_S_MAX):
+        while True:
+            status = await read_status(processes.layout.etcd_endpoints, processes.keys.prefix, 5.0)
+            # The newest entry of the file journal is read when the next one is there.
+            if all(shard.standby and shard.standby_lag <= 1 for shard in status.shards):
+                return
+            await asyncio.sleep(0.1)
 
 
 async def _campaigns(cluster: ChaosCluster, stub: CouponServiceStub) -> list[str]:
@@ -136,30 +163,44 @@ async def _fill(cluster: ChaosCluster, campaign_id: str, coupons: int) -> None:
         raise RuntimeError(f"{result.issued} of {coupons} coupons are issued: {result.outcomes}")
 
 
-async def _kill(cluster: ChaosCluster, stub: CouponServiceStub, campaign_id: str, users: Iterator[str]) -> Kill:
+async def _end(
+    cluster: ChaosCluster, stub: CouponServiceStub, campaign_id: str, users: Iterator[str], *, planned: bool
+) -> Kill:
     owner = await cluster.owner(campaign_id)
     async with _knocking(stub, campaign_id, users) as knocks:
         await asyncio.sleep(BEFORE_S)
-        killed_s = time.monotonic()
-        await cluster.kill(owner)
-        granted_s = await _first_grant(knocks, killed_s)
+        ended_s = time.monotonic()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(cluster.stop(owner) if planned else cluster.kill(owner))
+            granted_s = await _first_grant(knocks, ended_s)
         await asyncio.sleep(AFTER_S)
+        if planned:
+            # It is a planned move too when the node comes back and takes its shards.
+            await cluster.start(owner)
+            await cluster.settled()
+            await asyncio.sleep(AFTER_S)
     failed = tuple(knock.reason for knock in knocks if not knock.granted)
-    await cluster.start(owner)
-    return Kill(owner, campaign_id, (granted_s - killed_s) * 1e3, len(knocks), failed)
+    if not planned:
+        await cluster.start(owner)
+    return Kill(owner, campaign_id, (granted_s - ended_s) * 1e3, _longest_s(knocks) * 1e3, len(knocks), failed)
 
 
-async def _first_grant(knocks: list[Knock], killed_s: float) -> float:
-    """When the first grant that was sent after the kill was answered."""
+def _longest_s(knocks: list[Knock]) -> float:
+    answered = [knock.answered_s for knock in knocks if knock.granted]
+    return max(after - before for before, after in pairwise(answered))
+
+
+async def _first_grant(knocks: list[Knock], ended_s: float) -> float:
+    """When the first grant that was sent after the signal was answered."""
     try:
         async with asyncio.timeout(GAP_S_MAX):
             while True:
                 for knock in knocks:
-                    if knock.granted and knock.sent_s > killed_s:
+                    if knock.granted and knock.sent_s > ended_s:
                         return knock.answered_s
                 await asyncio.sleep(KNOCK_EVERY_S)
     except TimeoutError:
-        raise RuntimeError(f"no grant for {GAP_S_MAX:g} s after the kill") from None
+        raise RuntimeError(f"no grant for {GAP_S_MAX:g} s after the signal") from None
 
 
 @asynccontextmanager

@@ -6,13 +6,15 @@ service to be back: that is the cluster's part, and judged.
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from chaos.cluster import ChaosCluster
-from chaos.history import Epochs, Fault, Trace
+from chaos.control import DiskState
+from chaos.history import Epochs, Fault, Overload, Trace
 from chaos.proxies import Link
+from chaos.restored import Restore
 from ops.ports import free_ports
 
 LEASE_TTL_S = 3.0
@@ -23,6 +25,9 @@ PAST_TWO_LEASES_S = 2 * LEASE_TTL_S + 1.5
 """A node that etcd hears, and that does not hear etcd, has lost its shards after so long: it asks on until its own
 deadline, and each question renews its lease."""
 TWIN_ENDS_S_MAX = 15.0
+CLOCK_AHEAD_S_MAX = 5.0
+_STEP_S_MIN = 1.0
+"""A step that nobody can take for drift."""
 
 
 @dataclass(slots=True)
@@ -33,10 +38,13 @@ class _Open:
     from_s: float
     required: tuple[Trace, ...]
     campaign_ids: tuple[str, ...]
+    forbidden: tuple[Trace, ...]
     epochs_before: Epochs
-    fenced_before: int
+    counted_before: Mapping[Trace, int]
     to_s: float
     epochs_after: Epochs = field(default_factory=dict)
+    seen: set[Trace] = field(default_factory=set)
+    """Traces that the fault itself looked for and found."""
 
 
 class Faults:
@@ -49,22 +57,38 @@ class Faults:
         campaign_ids: Sequence[str],
         now_s: Callable[[], float],
         until_s: float,
+        quiet_campaign_ids: Sequence[str] = (),
     ) -> None:
         """
         Args:
             campaign_ids: the campaigns whose owners are worth hitting.
             now_s: the history's clock.
             until_s: no new round begins after it.
+            quiet_campaign_ids: all others.
         """
         self.cluster = cluster
         self.rng = rng
         self._campaign_ids = campaign_ids
         self._now_s = now_s
         self._until_s = until_s
+        self.all_campaign_ids = (*campaign_ids, *quiet_campaign_ids)
         self._open: list[_Open] = []
         self._rounds = 0
+        self.overloads: list[Overload] = []
+        """What a scenario has measured."""
+        self.restore: Restore | None = None
+        """What a scenario has taken back."""
 
     # --- for scenarios ------------------------------------------------------------------------------------------------
+
+    @property
+    def now_s(self) -> float:
+        return self._now_s()
+
+    @property
+    def left_s(self) -> float:
+        """Until no new round begins."""
+        return max(0.0, self._until_s - self._now_s())
 
     def again(self) -> bool:
         """Whether to begin another round; the first one always."""
@@ -81,6 +105,14 @@ class Faults:
     def some_node(self) -> str:
         return self.rng.choice(self.cluster.nodes)
 
+    def some_clock_s(self, node: str) -> float:
+        """How far the node's clock could be ahead that it would be a step."""
+        ahead_s = self.cluster.control(node).clock_ahead_us / 1e6
+        while True:
+            then_s = self.rng.uniform(-CLOCK_AHEAD_S_MAX, CLOCK_AHEAD_S_MAX)
+            if abs(then_s - ahead_s) >= _STEP_S_MIN:
+                return then_s
+
     async def settled(self) -> None:
         """Wait until every shard is where it belongs. Raises NotSettled."""
         await self.cluster.settled()
@@ -88,9 +120,9 @@ class Faults:
             fault.epochs_after = fault.epochs_after or self.cluster.epochs()
 
     def records(self) -> list[Fault]:
-        """Everything that was done, with its traces so far. What was fenced is counted from a fault's beginning to now:
-        an owner that slept is fenced when it wakes, and whose fault it was its log does not say."""
-        fenced = self.cluster.fenced()
+        """Everything that was done, with its traces so far. What the logs tell is counted from a fault's beginning to
+        now: an owner that slept is fenced when it wakes, and whose fault it was its log does not say."""
+        counted = self.cluster.logs.counted()
         return [
             Fault(
                 fault.what,
@@ -99,8 +131,10 @@ class Faults:
                 fault.required,
                 fault.epochs_before,
                 fault.epochs_after or self.cluster.epochs(),
-                fenced - fault.fenced_before,
+                {trace: count - fault.counted_before.get(trace, 0) for trace, count in counted.items()}
+                | dict.fromkeys(fault.seen, 1),
                 fault.campaign_ids,
+                fault.forbidden,
             )
             for fault in self._open
         ]
@@ -109,14 +143,14 @@ class Faults:
 
     async def kill_node(self, node: str, away_s: float) -> None:
         """kill -9; started again after `away_s`. It needs no healing: service has to be back without it."""
-        async with self._fault(f"kill -9 {node}", [node], (Trace.EPOCH_CHANGED,), heals=False):
+        async with self.fault(f"kill -9 {node}", [node], (Trace.EPOCH_CHANGED,), heals=False):
             await self.cluster.kill(node)
         await asyncio.sleep(away_s)
         await self.cluster.start(node)
 
     async def freeze_node(self, node: str, for_s: float, required: tuple[Trace, ...] = (Trace.EPOCH_CHANGED,)) -> None:
         """SIGSTOP, then SIGCONT."""
-        async with self._fault(f"freeze {node} for {for_s:.1f} s", [node], required):
+        async with self.fault(f"freeze {node} for {for_s:.1f} s", [node], required):
             self.cluster.freeze(node)
             try:
                 await asyncio.sleep(for_s)
@@ -125,35 +159,35 @@ class Faults:
 
     async def restart_node(self, node: str) -> None:
         """SIGTERM, wait for its end, start it."""
-        async with self._fault(f"restart {node}", [node], (Trace.EPOCH_CHANGED,)):
+        async with self.fault(f"restart {node}", [node], (Trace.EPOCH_CHANGED,)):
             if (returncode := await self.cluster.stop(node)) != 0:
                 raise RuntimeError(f"{node} was told to stop and ended with {returncode}")
             await self.cluster.start(node)
 
     async def kill_router(self, router: str, away_s: float) -> None:
-        async with self._fault(f"kill -9 {router}", [], heals=False):
+        async with self.fault(f"kill -9 {router}", [], heals=False):
             await self.cluster.kill(router)
         await asyncio.sleep(away_s)
         await self.cluster.start(router)
 
     async def restart_router(self, router: str) -> None:
-        async with self._fault(f"restart {router}", []):
+        async with self.fault(f"restart {router}", []):
             await self.cluster.stop(router)
             await self.cluster.start(router)
 
     async def add_node(self, node: str) -> None:
-        async with self._fault(f"start {node}", [], (Trace.EPOCH_CHANGED,)):
+        async with self.fault(f"start {node}", [], (Trace.EPOCH_CHANGED,)):
             await self.cluster.start(node)
 
     async def remove_node(self, node: str) -> None:
-        async with self._fault(f"stop {node}", [node], (Trace.EPOCH_CHANGED,)):
+        async with self.fault(f"stop {node}", [node], (Trace.EPOCH_CHANGED,)):
             await self.cluster.stop(node)
 
     async def power_cut(self, dark_s: float) -> None:
         """kill -9 of everything at once."""
         cluster = self.cluster
         names = [*cluster.etcds, *cluster.nodes, *cluster.routers]
-        async with self._fault("kill -9 everything", cluster.nodes, (Trace.EPOCH_CHANGED,)):
+        async with self.fault("kill -9 everything", cluster.nodes, (Trace.EPOCH_CHANGED,)):
             for name in names:
                 cluster.signal_kill(name)
             for name in names:
@@ -165,7 +199,7 @@ class Faults:
                         starting.create_task(cluster.start(name))
 
     async def kill_etcd(self, members: Sequence[str], away_s: float) -> None:
-        async with self._fault(f"kill -9 {', '.join(members)}", []):
+        async with self.fault(f"kill -9 {', '.join(members)}", []):
             for member in members:
                 await self.cluster.kill(member)
             await asyncio.sleep(away_s)
@@ -173,8 +207,13 @@ class Faults:
                 for member in members:
                     starting.create_task(self.cluster.start(member))
 
-    async def freeze_etcd(self, member: str, for_s: float) -> None:
-        async with self._fault(f"freeze {member} for {for_s:.1f} s", []):
+    async def freeze_etcd(self, member: str, for_s: float, *, left_by: str = "") -> None:
+        """SIGSTOP, then SIGCONT. `left_by`: a node that asks this member. It has to ask another and to go on with what
+        it owns, long before this one wakes."""
+        nodes, required = ([left_by], (Trace.MEMBER_LEFT,)) if left_by else ([], ())
+        forbidden = (Trace.EPOCH_CHANGED,) if left_by else ()
+        what = f"freeze {member}{f', which {left_by} asks,' if left_by else ''} for {for_s:.1f} s"
+        async with self.fault(what, nodes, required, heals=not left_by, forbidden=forbidden):
             self.cluster.freeze(member)
             try:
                 await asyncio.sleep(for_s)
@@ -184,7 +223,7 @@ class Faults:
     async def twin_of_living(self, node: str) -> None:
         """A second process with the id of a node that lives: it has to give up by itself."""
         async with (
-            self._fault(f"second process as {node}, which lives", []),
+            self.fault(f"second process as {node}, which lives", []),
             self.cluster.twin(node, self._free_address()) as twin,
             asyncio.timeout(TWIN_ENDS_S_MAX),
         ):
@@ -193,7 +232,7 @@ class Faults:
 
     async def twin_of_frozen(self, node: str) -> None:
         """A second process with the id of a node that sleeps past its lease and then wakes."""
-        async with self._fault(f"second process as {node}, which is frozen", [node], (Trace.EPOCH_CHANGED,)):
+        async with self.fault(f"second process as {node}, which is frozen", [node], (Trace.EPOCH_CHANGED,)):
             self.cluster.freeze(node)
             try:
                 async with self.cluster.twin(node, self._free_address()) as twin:
@@ -213,8 +252,8 @@ class Faults:
         cluster = self.cluster
         late = cluster.network.links([node, *cluster.routers], cluster.etcds)
         # A round in etcd's journal hears of its end and of the new owner by one connection, in either order.
-        fenced = (Trace.FENCED,) if cluster.processes.spec.journal == "file" else ()
-        async with self._fault(f"suspect {node}", [node], (Trace.EPOCH_CHANGED, *fenced)):
+        fenced = (Trace.FENCED,) if cluster.has_file_journal else ()
+        async with self.fault(f"suspect {node}", [node], (Trace.EPOCH_CHANGED, *fenced)):
             try:
                 for link in late:
                     link.down.delay_s = late_s
@@ -225,6 +264,36 @@ class Faults:
                 for link in late:
                     link.heal()
 
+    # --- machines -----------------------------------------------------------------------------------------------------
+
+    async def restart_with_clock(self, node: str, ahead_s: float) -> None:
+        """SIGTERM, and start with a clock that is wrong all the time."""
+        async with self.fault(f"restart {node} with its clock at {ahead_s:+.1f} s", [node], (Trace.EPOCH_CHANGED,)):
+            await self.cluster.stop(node)
+            self.cluster.control(node).clock_ahead_us = round(ahead_s * 1e6)
+            await self.cluster.start(node)
+
+    async def step_clock(self, node: str, ahead_s: float) -> None:
+        """Its clock jumps while it serves: it has to notice, to give its shards up and to begin anew."""
+        control = self.cluster.control(node)
+        step_s = ahead_s - control.clock_ahead_us / 1e6
+        required = (Trace.CLOCK_STEPPED, Trace.EPOCH_CHANGED)
+        async with self.fault(f"step the clock of {node} by {step_s:+.1f} s", [node], required, heals=False):
+            control.clock_ahead_us = round(ahead_s * 1e6)
+
+    async def fail_disk(self, nodes: Sequence[str], state: DiskState, for_s: float) -> None:
+        """Every write, or every sync, of these nodes fails."""
+        what = "disk full" if state is DiskState.FULL else "fsync fails"
+        required = (Trace.DISK_FAILED, Trace.EPOCH_CHANGED)
+        async with self.fault(f"{what} on {', '.join(nodes)} for {for_s:.1f} s", nodes, required):
+            for node in nodes:
+                self.cluster.control(node).disk = state
+            try:
+                await asyncio.sleep(for_s)
+            finally:
+                for node in nodes:
+                    self.cluster.control(node).disk = DiskState.WELL
+
     # --- links --------------------------------------------------------------------------------------------------------
 
     async def cut(self, links: Sequence[Link], for_s: float, *, moves: Sequence[str] = ()) -> None:
@@ -233,6 +302,23 @@ class Faults:
             for link in links:
                 link.cut()
             await asyncio.sleep(for_s)
+
+    async def cut_etcd(self, some: Sequence[str], others: Sequence[str], for_s: float) -> None:
+        """Members that do not hear each other. If the leader is left alone, another one has to lead."""
+        links = self.cluster.network.between(some, others)
+        leader = await self.cluster.etcd_leader()
+        deposed = [leader] == list(some) and len(others) > 1
+        required = (Trace.LEADER_CHANGED,) if deposed else ()
+        async with self.fault(f"cut {', '.join(some)} from {', '.join(others)}", [], required) as fault:
+            try:
+                for link in links:
+                    link.cut()
+                await asyncio.sleep(for_s)
+                if deposed and await self.cluster.etcd_leader() != leader:
+                    fault.seen.add(Trace.LEADER_CHANGED)
+            finally:
+                for link in links:
+                    link.heal()
 
     async def cut_one_way(self, links: Sequence[Link], for_s: float, *, up: bool, moves: Sequence[str] = ()) -> None:
         """Silence towards the servers (`up`), or from them."""
@@ -251,7 +337,7 @@ class Faults:
     @asynccontextmanager
     async def _links(self, what: str, links: Iterable[Link], moves: Sequence[str]) -> AsyncIterator[None]:
         required = (Trace.EPOCH_CHANGED,) if moves else ()
-        async with self._fault(what, moves, required):
+        async with self.fault(what, moves, required):
             try:
                 yield
             finally:
@@ -261,9 +347,15 @@ class Faults:
     # --- the record ---------------------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def _fault(
-        self, what: str, nodes: Sequence[str], required: tuple[Trace, ...] = (), *, heals: bool = True
-    ) -> AsyncIterator[None]:
+    async def fault(
+        self,
+        what: str,
+        nodes: Sequence[str],
+        required: tuple[Trace, ...] = (),
+        *,
+        heals: bool = True,
+        forbidden: tuple[Trace, ...] = (),
+    ) -> AsyncIterator[_Open]:
         """The body injects and, if it `heals`, undoes.
 
         Args:
@@ -273,9 +365,10 @@ class Faults:
         if nodes and not hit:
             required = ()  # it owned nothing, and so nothing has to move
         from_s = self._now_s()
-        fault = _Open(what, from_s, required, tuple(hit), self.cluster.epochs(), self.cluster.fenced(), from_s)
+        epochs, counted = self.cluster.epochs(), self.cluster.logs.counted()
+        fault = _Open(what, from_s, required, tuple(hit), forbidden, epochs, counted, from_s)
         self._open.append(fault)
-        yield
+        yield fault
         if heals:
             fault.to_s = self._now_s()
 

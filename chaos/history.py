@@ -152,6 +152,16 @@ class Trace(StrEnum):
     """A shard has another epoch than before."""
     FENCED = "fenced"
     """An owner's append was refused because of a higher epoch."""
+    LEADER_CHANGED = "leader_changed"
+    """Another etcd member leads than before."""
+    MEMBER_LEFT = "member_left"
+    """A node gave up an etcd member that did not answer, for another."""
+    CLOCK_STEPPED = "clock_stepped"
+    """A node noticed that its wall clock had jumped."""
+    DISK_FAILED = "disk_failed"
+    """A write or a sync of a node failed."""
+    WENT_BACK = "went_back"
+    """A process that had lived through a restore of etcd noticed that the revision had gone back."""
 
 
 Epochs = Mapping[int, tuple[int, int]]
@@ -170,18 +180,20 @@ class Fault:
     """Without these the run shows nothing."""
     epochs_before: Epochs = field(default_factory=dict)
     epochs_after: Epochs = field(default_factory=dict)
-    fenced: int = 0
-    """Appends that were fenced, by the nodes' logs or metrics."""
+    counted: Mapping[Trace, int] = field(default_factory=dict)
+    """How often the processes' logs tell of the other traces since it began."""
     campaign_ids: tuple[str, ...] = ()
     """The campaigns that it hit: each has to get a grant after healing. Empty: any grant will do."""
+    forbidden: tuple[Trace, ...] = ()
+    """What it must not cost."""
 
     @property
     def traces(self) -> frozenset[Trace]:
         """Those that are there."""
         shards = self.epochs_before.keys() & self.epochs_after.keys()
         changed = any(self.epochs_before[shard] != self.epochs_after[shard] for shard in shards)
-        found = {Trace.EPOCH_CHANGED: changed, Trace.FENCED: self.fenced > 0}
-        return frozenset(trace for trace, there in found.items() if there)
+        counted = frozenset(trace for trace, count in self.counted.items() if count > 0)
+        return counted | {Trace.EPOCH_CHANGED} if changed else counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,9 +208,35 @@ class Phase:
 
 
 @dataclass(frozen=True, slots=True)
+class Overload:
+    """More was asked of the cluster than it can carry."""
+
+    from_s: float
+    to_s: float
+    peak_per_s: float
+    """Grants a second when it was asked for just as much as it can carry, measured right before."""
+    asked_per_s: float
+    goodput_per_s: float
+    """Grants a second that their callers heard of in time."""
+    epochs_before: Epochs
+    epochs_after: Epochs
+    leases_lost: int
+    """By the nodes' logs."""
+    outcomes: Mapping[str, int] = field(default_factory=dict)
+    """What was asked, by its answer."""
+    campaign_ids: tuple[str, ...] = ()
+    """Campaigns that only this asked for: their calls are not in the history."""
+    acknowledged: int = 0
+    """Coupons of theirs that somebody was told of, those of the measurement before included."""
+    journaled: int = 0
+    """Coupons of theirs in the journal."""
+
+
+@dataclass(frozen=True, slots=True)
 class History:
     """Calls in any order."""
 
     calls: tuple[Call, ...]
     phases: tuple[Phase, ...] = ()
     faults: tuple[Fault, ...] = ()
+    overloads: tuple[Overload, ...] = ()

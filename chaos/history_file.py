@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
 
-from chaos.history import Call, CampaignView, Coupon, Epochs, Fault, History, Operation, Outcome, Phase, Trace
+from chaos.history import Call, CampaignView, Coupon, Epochs, Fault, History, Operation, Outcome, Overload, Phase, Trace
 
 
 class HistoryWriter:
@@ -41,7 +41,10 @@ class HistoryWriter:
     def fault(self, fault: Fault) -> None:
         self._append("fault", fault)
 
-    def _append(self, record: str, value: Call | Phase | Fault) -> None:
+    def overload(self, overload: Overload) -> None:
+        self._append("overload", overload)
+
+    def _append(self, record: str, value: Call | Phase | Fault | Overload) -> None:
         assert self._file is not None, "a history is written inside its context"
         line = {"record": record, **_plain(value)}
         self._file.write(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n")
@@ -54,6 +57,8 @@ def write_history(path: Path, history: History) -> None:
             writer.phase(phase)
         for fault in history.faults:
             writer.fault(fault)
+        for overload in history.overloads:
+            writer.overload(overload)
         for call in history.calls:
             writer.call(call)
 
@@ -63,6 +68,7 @@ def read_history(path: Path) -> History:
     calls: list[Call] = []
     phases: list[Phase] = []
     faults: list[Fault] = []
+    overloads: list[Overload] = []
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             try:
@@ -74,11 +80,13 @@ def read_history(path: Path) -> History:
                         phases.append(Phase(**record))
                     case "fault":
                         faults.append(_fault(record))
+                    case "overload":
+                        overloads.append(_overload(record))
                     case other:
                         raise ValueError(f"no such record: {other!r}")
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ValueError(f"{path.name}, line {number}: {error!r}") from error
-    return History(tuple(calls), tuple(phases), tuple(faults))
+    return History(tuple(calls), tuple(phases), tuple(faults), tuple(overloads))
 
 
 def _plain(value: Any) -> dict[str, Any]:
@@ -114,10 +122,19 @@ def _call(record: dict[str, Any]) -> Call:
 
 def _fault(record: dict[str, Any]) -> Fault:
     record["required"] = tuple(map(Trace, record.get("required", ())))
+    record["forbidden"] = tuple(map(Trace, record.get("forbidden", ())))
     record["campaign_ids"] = tuple(record.get("campaign_ids", ()))
-    for name in ("epochs_before", "epochs_after"):
-        record[name] = _epochs(record.get(name, {}).items())
-    return Fault(**record)
+    record["counted"] = {Trace(name): count for name, count in record.get("counted", {}).items()}
+    return Fault(**_with_epochs(record))
+
+
+def _overload(record: dict[str, Any]) -> Overload:
+    record["campaign_ids"] = tuple(record.get("campaign_ids", ()))
+    return Overload(**_with_epochs(record))
+
+
+def _with_epochs(record: dict[str, Any]) -> dict[str, Any]:
+    return record | {name: _epochs(record.get(name, {}).items()) for name in ("epochs_before", "epochs_after")}
 
 
 def _epochs(items: Iterable[tuple[str, list[int]]]) -> Epochs:

@@ -1,4 +1,4 @@
-"""The network between a cluster's processes, as one that can be cut: a TCP proxy in front of every server.
+"""The network between a cluster's processes, as one that can be cut: a TCP proxy in front of every server's port.
 
 Servers are told of, and dialled, by their proxy's address. Who dialled is found out by the kernel's table of sockets,
 so that one proxy tells its clients apart and every pair (client, server) is a link with a fate of its own. What is cut
@@ -102,14 +102,13 @@ class Network:
         """
         self._processes = processes
         self._links: dict[tuple[str, str], Link] = {}
-        self._proxies: dict[str, _Proxy] = {}
+        self._proxies: dict[str, list[_Proxy]] = {}
 
     async def front(self, server: str, address: str) -> str:
-        """Put a proxy in front of a server, which need not run yet. The proxy's HOST:PORT."""
-        assert server not in self._proxies, f"{server} has a proxy"
+        """Put a proxy in front of one port of a server, which need not run yet. The proxy's HOST:PORT."""
         proxy = _Proxy(address, lambda pid_of_client: self._link_of(pid_of_client, server), self._processes)
         await proxy.listen()
-        self._proxies[server] = proxy
+        self._proxies.setdefault(server, []).append(proxy)
         return proxy.address
 
     def link(self, client: str, server: str) -> Link:
@@ -119,24 +118,30 @@ class Network:
         servers = list(servers)
         return [self.link(client, server) for client in clients for server in servers if client != server]
 
+    def between(self, some: Iterable[str], others: Iterable[str]) -> list[Link]:
+        """Of servers that dial each other: the links of both."""
+        some, others = list(some), list(others)
+        return self.links(some, others) + self.links(others, some)
+
     def heal(self) -> None:
         for link in self._links.values():
             link.heal()
 
     def died(self, server: str) -> None:
-        """The server's process is gone: its port refuses, as its machine's kernel would."""
-        if (proxy := self._proxies.get(server)) is not None:
+        """The server's process is gone: its ports refuse, as its machine's kernel would."""
+        for proxy in self._proxies.get(server, ()):
             proxy.refuse()
 
     async def lives(self, server: str) -> None:
         """The server's process is there, or about to be."""
-        if (proxy := self._proxies.get(server)) is not None:
+        for proxy in self._proxies.get(server, ()):
             await proxy.listen()
 
     async def close(self) -> None:
         """Break all connections, those that are cut included."""
-        for proxy in self._proxies.values():
-            await proxy.close()
+        for proxies in self._proxies.values():
+            for proxy in proxies:
+                await proxy.close()
 
     def _link_of(self, pid: int, server: str) -> Link | None:
         client = self._processes().get(pid)

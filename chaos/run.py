@@ -10,6 +10,7 @@ OUT/
 
 import asyncio
 import json
+import os
 import random
 import shutil
 import time
@@ -22,25 +23,26 @@ from typing import Any
 from chaos.chart import report_svg
 from chaos.checker import check
 from chaos.client import RecordingClient
-from chaos.cluster import ChaosCluster, ChaosSpec, NotSettled, running
+from chaos.cluster import LOSES_DATA, ChaosCluster, ChaosSpec, NotSettled, running
 from chaos.faults import Faults
-from chaos.history import History, Operation, Phase
+from chaos.history import History, Operation, Overload, Phase
 from chaos.history_file import HistoryWriter
 from chaos.journal import Journal
 from chaos.report import report_text
+from chaos.restore import tools
+from chaos.restored import Restore, check_restored
 from chaos.scenarios import Scenario
 from chaos.verdict import Verdict
 from chaos.workload import Workload, offers_for
 from cluster.config import JournalKind
 from ops.etcd import EtcdBinary, find_etcd
+from ops.verify import Report
 
 HEALTHY_SHARE, FAULTY_SHARE = 0.25, 0.45
 """Of a run's seconds, for the first phase and for the beginning of new faults. What is left: healthy again."""
 HEALTHY_GRANTS_MIN = 550
 """A healthy phase lasts until it has so many, a few more than the checker demands."""
 HEALTHY_S_MAX = 60.0
-LOSES_DATA = frozenset({"3.5.0", "3.5.1", "3.5.2"})
-"""Versions of etcd that can lose data when they are killed under load: etcd-io/etcd issue 13766."""
 
 
 class Refused(Exception):
@@ -80,8 +82,17 @@ class RunResult:
         }
 
 
-def require_fit(scenario: Scenario, binary: EtcdBinary) -> None:
+def require_fit(scenario: Scenario, journal: JournalKind, binary: EtcdBinary) -> None:
     """Raises Refused."""
+    if journal not in scenario.journals:
+        raise Refused(f"{scenario.name} means nothing to the {journal} journal")
+    if scenario.apart and len(os.sched_getaffinity(0)) < 2:
+        raise Refused(f"{scenario.name} needs two processors: load and cluster would take each other's time")
+    if scenario.restores:
+        try:
+            tools(binary.path)
+        except FileNotFoundError as error:
+            raise Refused(f"{scenario.name} needs etcd's own tools: {error}") from error
     if scenario.harms_etcd and binary.version in LOSES_DATA:
         raise Refused(
             f"{scenario.name} kills etcd under load, and etcd {binary.version} can lose data then: "
@@ -96,25 +107,36 @@ async def run(spec: RunSpec) -> RunResult:
         FileExistsError: `out` is not empty.
     """
     began_s = time.monotonic()
-    require_fit(spec.scenario, find_etcd())
+    require_fit(spec.scenario, spec.journal, find_etcd())
     spec.out.mkdir(parents=True, exist_ok=True)
     if any(spec.out.iterdir()):
         raise FileExistsError(f"{spec.out} is not empty")
     with HistoryWriter(spec.out / "history.jsonl") as writer:
         async with running(_cluster_spec(spec)) as cluster:
             version = cluster.etcd_version
-            history, problems = await _drive(spec, cluster, writer)
+            history, restore, problems = await _drive(spec, cluster, writer)
             problems += [f"{name} ended by itself" for name in await cluster.revive_etcd()]
             await cluster.end_nodes()
             # etcd before 3.5.5 may panic when the client of a read dies (etcd-io/etcd issue 14110): no matter any more.
             await cluster.revive_etcd()
             report = await cluster.reread({call.campaign_id for call in history.calls})
     reads = [call for call in history.calls if call.operation is Operation.READ]
-    verdict = check(history, Journal.of_audit(report.campaigns, report.violations), reads)
+    judged = {call.campaign_id for call in history.calls}
+    journal = Journal.of_audit([each for each in report.campaigns if each.campaign_id in judged], report.violations)
+    history = replace(history, overloads=tuple(_counted(each, report) for each in history.overloads))
+    with HistoryWriter(spec.out / "history.jsonl") as writer:
+        for overload in history.overloads:
+            writer.overload(overload)
+    verdict = check_restored(history, restore, journal, reads) if restore else check(history, journal, reads)
     verdict = replace(verdict, invalid_because=(*verdict.invalid_because, *problems))
     result = RunResult(spec, version, history, verdict, time.monotonic() - began_s)
     _leave(result)
     return result
+
+
+def _counted(overload: Overload, report: Report) -> Overload:
+    issued = [campaign.issued for campaign in report.campaigns if campaign.campaign_id in overload.campaign_ids]
+    return replace(overload, journaled=sum(issued))
 
 
 def _cluster_spec(spec: RunSpec) -> ChaosSpec:
@@ -125,6 +147,7 @@ def _cluster_spec(spec: RunSpec) -> ChaosSpec:
         spare_nodes=scenario.spare_nodes,
         etcd_members=scenario.etcd_members,
         proxied=scenario.proxied,
+        bad_machines=scenario.bad_machines,
     )
 
 
@@ -147,13 +170,15 @@ class _Recorder:
             self._writer.phase(phase)
 
 
-async def _drive(spec: RunSpec, cluster: ChaosCluster, writer: HistoryWriter) -> tuple[History, list[str]]:
-    """All phases; the history, and what went wrong with the run itself."""
+async def _drive(
+    spec: RunSpec, cluster: ChaosCluster, writer: HistoryWriter
+) -> tuple[History, Restore | None, list[str]]:
+    """All phases; the history, whether its journal was taken back, and what went wrong with the run itself."""
     seeds = random.Random(spec.seed)
     users, chance = random.Random(seeds.random()), random.Random(seeds.random())
     problems: list[str] = []
     async with RecordingClient(cluster.layout.router_addresses, writer, users, time.monotonic()) as client:
-        workload = Workload(client, users, offers_for(cluster.shard, spec.seconds))
+        workload = Workload(client, users, offers_for(cluster.shard, spec.seconds, spec.scenario.load_share))
         await workload.create()
         recorder = _Recorder(client, writer)
         load = asyncio.create_task(workload.run())
@@ -161,7 +186,7 @@ async def _drive(spec: RunSpec, cluster: ChaosCluster, writer: HistoryWriter) ->
             async with recorder.phase("healthy", healthy=True):
                 await _healthy(client, load, spec.seconds * HEALTHY_SHARE)
             until_s = client.now_s() + spec.seconds * FAULTY_SHARE
-            faults = Faults(cluster, chance, workload.rushes, client.now_s, until_s)
+            faults = Faults(cluster, chance, workload.rushes, client.now_s, until_s, workload.quiet)
             async with recorder.phase("faulty", healthy=False):
                 try:
                     await spec.scenario.inject(faults)
@@ -181,7 +206,8 @@ async def _drive(spec: RunSpec, cluster: ChaosCluster, writer: HistoryWriter) ->
         done = faults.records()
         for fault in done:
             writer.fault(fault)
-        return History(tuple(client.calls), tuple(recorder.phases), tuple(done)), problems
+        history = History(tuple(client.calls), tuple(recorder.phases), tuple(done), tuple(faults.overloads))
+        return history, faults.restore, problems
 
 
 async def _healthy(client: RecordingClient, load: asyncio.Task[None], at_least_s: float) -> None:

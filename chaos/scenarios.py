@@ -3,7 +3,12 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from chaos.faults import PAST_LEASE_S, PAST_TWO_LEASES_S, Faults
+from chaos.control import DiskState
+from chaos.faults import CLOCK_AHEAD_S_MAX, PAST_LEASE_S, PAST_TWO_LEASES_S, Faults
+from chaos.flood import overload
+from chaos.restore import restore_snapshot
+from chaos.storm import storm
+from cluster.config import JournalKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +22,16 @@ class Scenario:
     harms_etcd: bool = False
     """Kills etcd under load: not with a version that can lose data then."""
     spare_nodes: int = 0
+    bad_machines: bool = False
+    """Nodes' clocks or disks fail."""
+    journals: tuple[JournalKind, ...] = ("file", "etcd")
+    """Those that it means something to."""
+    restores: bool = False
+    """Needs etcd's own tools beside etcd."""
+    apart: bool = False
+    """Load and cluster have to have processors of their own."""
+    load_share: float = 1.0
+    """Of the usual load."""
 
 
 async def kill_owner(faults: Faults) -> None:
@@ -156,45 +171,61 @@ async def kill_etcd_majority(faults: Faults) -> None:
         await faults.pause(2.0, 3.0)
 
 
-async def storm(faults: Faults) -> None:
-    """One fault after another, whether the one before has been got over or not."""
-    network, cluster, rng = faults.cluster.network, faults.cluster, faults.rng
-
-    async def kill() -> None:
-        await faults.kill_node(faults.some_node(), away_s=rng.uniform(0.0, 2.0))
-
-    async def freeze() -> None:
-        await faults.freeze_node(faults.some_node(), rng.choice([0.5, 1.5, PAST_LEASE_S]))
-
-    async def cut_from_etcd() -> None:
-        await faults.cut(network.links([faults.some_node()], cluster.etcds), rng.choice([0.5, 1.5, PAST_LEASE_S]))
-
-    async def cut_from_routers() -> None:
-        routers = rng.sample(cluster.routers, rng.randint(1, len(cluster.routers)))
-        await faults.cut(network.links(routers, [faults.some_node()]), rng.uniform(0.2, 2.0))
-
-    async def cut_peers() -> None:
-        await faults.cut(network.links(cluster.nodes, [faults.some_node()]), rng.uniform(0.2, 2.0))
-
-    async def one_way() -> None:
-        clients = [*cluster.nodes, *cluster.routers]
-        links = network.links(rng.sample(clients, 2), [*cluster.nodes, *cluster.etcds])
-        await faults.cut_one_way(links, rng.uniform(0.2, 2.0), up=rng.random() < 0.5)
-
-    async def slow() -> None:
-        links = network.links([*cluster.nodes, *cluster.routers], [*cluster.nodes, *cluster.etcds])
-        await faults.slow(rng.sample(links, len(links) // 2), rng.uniform(0.01, 0.1), rng.uniform(1.0, 2.0))
-
-    async def lose_router() -> None:
-        await faults.kill_router(rng.choice(cluster.routers), away_s=rng.uniform(0.0, 1.0))
-
-    async def restart() -> None:
-        await faults.restart_node(faults.some_node())
-
-    kinds = [kill, freeze, cut_from_etcd, cut_from_routers, cut_peers, one_way, slow, lose_router, restart]
+async def cut_etcd_peers(faults: Faults) -> None:
+    """In turn the leader from both others, which elect another, and any two from each other."""
+    cluster, leader = faults.cluster, True
     while faults.again():
-        await rng.choice(kinds)()
-        await faults.pause(0.0, 1.0)
+        if leader:
+            alone = await cluster.etcd_leader()
+            some, others = [alone], [member for member in cluster.etcds if member != alone]
+        else:
+            members = faults.rng.sample(cluster.etcds, 2)
+            some, others = members[:1], members[1:]
+        await faults.cut_etcd(some, others, faults.rng.uniform(2.5, PAST_LEASE_S))
+        await faults.pause(1.0, 2.0)
+        leader = not leader
+
+
+async def freeze_own_member(faults: Faults) -> None:
+    """For so long that service is back before it wakes, or too late."""
+    while faults.again():
+        owner = await faults.some_owner()
+        member = faults.cluster.member_of(owner)
+        await faults.freeze_etcd(member, faults.rng.uniform(6.0, 7.0), left_by=owner)
+        await faults.settled()
+
+
+async def clock_skew(faults: Faults) -> None:
+    """First every node has a wrong clock from its start, each another; then clocks step."""
+    nodes = faults.rng.sample(faults.cluster.nodes, len(faults.cluster.nodes))
+    for node, ahead_s in zip(nodes, (CLOCK_AHEAD_S_MAX, -CLOCK_AHEAD_S_MAX, 0.0), strict=False):
+        await faults.restart_with_clock(node, ahead_s)
+        await faults.settled()
+    while faults.again():
+        owner = await faults.some_owner()
+        await faults.step_clock(owner, faults.some_clock_s(owner))
+        await faults.pause(4.0, 5.0)
+        await faults.settled()
+
+
+async def full_disk(faults: Faults) -> None:
+    """In turn one node's, as with a quota of its own, and that of all."""
+    await _disks(faults, DiskState.FULL)
+
+
+async def failing_fsync(faults: Faults) -> None:
+    """In turn one node's, and all."""
+    await _disks(faults, DiskState.SYNC_FAILS)
+
+
+async def _disks(faults: Faults, state: DiskState) -> None:
+    everybody = False
+    while faults.again():
+        nodes = faults.cluster.nodes if everybody else [await faults.some_owner()]
+        await faults.fail_disk(nodes, state, faults.rng.uniform(0.5, 3.0))
+        await faults.settled()
+        await faults.pause(1.0, 2.0)
+        everybody = not everybody
 
 
 SCENARIOS = {
@@ -223,7 +254,33 @@ SCENARIOS = {
             etcd_members=3,
             harms_etcd=True,
         ),
+        Scenario("cut-etcd-peers", "etcd members do not hear each other", cut_etcd_peers, proxied=True, etcd_members=3),
+        Scenario(
+            "freeze-own-member", "SIGSTOP of the etcd member that an owner asks", freeze_own_member, etcd_members=3
+        ),
+        Scenario(
+            "restore-snapshot",
+            "etcd is restored from a snapshot, under the feet of who lives through it",
+            restore_snapshot,
+            proxied=True,
+            harms_etcd=True,
+            restores=True,
+        ),
+        Scenario("clock-skew", "wall clocks are up to 5 s wrong, and step", clock_skew, bad_machines=True),
+        Scenario("full-disk", "no byte more can be written", full_disk, bad_machines=True, journals=("file",)),
+        Scenario("failing-fsync", "no sync succeeds", failing_fsync, bad_machines=True, journals=("file",)),
+        Scenario(
+            "overload", "three times as much is asked for as can be carried", overload, apart=True, load_share=0.3
+        ),
         Scenario("slow-links", "half of the links take up to 80 ms longer each way", slow_links, proxied=True),
-        Scenario("storm", "a seeded mix of all that harms no etcd", storm, proxied=True),
+        Scenario(
+            "storm",
+            "a seeded mix of all but overload and restore",
+            storm,
+            proxied=True,
+            etcd_members=3,
+            spare_nodes=1,
+            bad_machines=True,
+        ),
     )
 }

@@ -54,6 +54,9 @@ def _traces(faults: Iterable[Fault]) -> Iterator[str]:
         for trace in fault.required:
             if trace not in fault.traces:
                 yield f"the fault {fault.what} at {fault.from_s:.3f} s left no trace: {trace}"
+        for trace in fault.forbidden:
+            if trace in fault.traces:
+                yield f"the fault {fault.what} at {fault.from_s:.3f} s cost what it must not: {trace}"
 
 
 class _Service:

@@ -32,6 +32,8 @@ class Kind(StrEnum):
     """The journal lacks a campaign, a raise, a pause or a cancel that was acknowledged."""
     JOURNAL = "journal"
     """The journal breaks a rule of its own that is none of the above."""
+    COLLAPSED = "collapsed"
+    """Under overload a lease was lost, or more than a fifth of what the cluster can carry."""
 
     @property
     def invariant(self) -> int | None:

@@ -33,6 +33,8 @@ class Offer:
     campaign_id: str
     rate: float
     """Users a second."""
+    rushes: bool = False
+    """Something happens in it all the time."""
     per_user_limit: int = 1
     users: int | None = None
     """Come in turn; None: each is another."""
@@ -63,7 +65,12 @@ class Workload:
     @property
     def rushes(self) -> list[str]:
         """Campaigns in which something happens all the time."""
-        return [offer.campaign_id for offer in self.offers if offer.rate >= RUSH_RATE]
+        return [offer.campaign_id for offer in self.offers if offer.rushes]
+
+    @property
+    def quiet(self) -> list[str]:
+        """All others."""
+        return [offer.campaign_id for offer in self.offers if not offer.rushes]
 
     async def create(self) -> None:
         """Every campaign exists afterwards."""
@@ -186,17 +193,22 @@ class Workload:
         return True
 
 
-def offers_for(shard_of: Callable[[str], ShardId], seconds: float) -> list[Offer]:
-    """The usual campaigns: six that rush, each in a shard of its own, and one of every other kind."""
+def offers_for(shard_of: Callable[[str], ShardId], seconds: float, share: float = 1.0) -> list[Offer]:
+    """The usual campaigns: six that rush, each in a shard of its own, and one of every other kind.
+
+    Args:
+        share: of the usual number of users.
+    """
     rushes: dict[ShardId, str] = {}
     number = 0
     while len(rushes) < RUSHES:
         rushes.setdefault(shard_of(f"rush-{number}"), f"rush-{number}")
         number += 1
+    side_rate = SIDE_RATE * share
     return [
-        *(Offer(campaign_id, RUSH_RATE) for campaign_id in rushes.values()),
-        Offer("thrice", SIDE_RATE, per_user_limit=3, users=150),
-        Offer("pausing", SIDE_RATE, pauses=True),
-        Offer("starting", SIDE_RATE, starts_in_s=seconds / 2),
-        Offer("ending", SIDE_RATE, ends_in_s=seconds / 2),
+        *(Offer(campaign_id, RUSH_RATE * share, rushes=True) for campaign_id in rushes.values()),
+        Offer("thrice", side_rate, per_user_limit=3, users=150),
+        Offer("pausing", side_rate, pauses=True),
+        Offer("starting", side_rate, starts_in_s=seconds / 2),
+        Offer("ending", side_rate, ends_in_s=seconds / 2),
     ]

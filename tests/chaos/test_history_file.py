@@ -6,7 +6,19 @@ from random import Random
 
 import pytest
 
-from chaos.history import Call, CampaignView, Coupon, Fault, History, Operation, Outcome, Phase, Trace, outcome_of_error
+from chaos.history import (
+    Call,
+    CampaignView,
+    Coupon,
+    Fault,
+    History,
+    Operation,
+    Outcome,
+    Overload,
+    Phase,
+    Trace,
+    outcome_of_error,
+)
 from chaos.history_file import HistoryWriter, read_history, write_history
 from tests.chaos.executions import random_execution
 
@@ -24,13 +36,26 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
             Call(6, Operation.ISSUE, "spring", 4.0, Outcome.OK, 4.5, coupons=(coupon,), already_issued=True),
         ),
         (Phase("before", True, 0.0, 9.5),),
-        (Fault("kill", 3.0, 4.0, (Trace.FENCED,), {0: (1, 2)}, {0: (1, 3), 7: (2, 1)}, 4, ("spring",)),),
+        (
+            Fault(
+                "kill",
+                3.0,
+                4.0,
+                (Trace.FENCED,),
+                {0: (1, 2)},
+                {0: (1, 3), 7: (2, 1)},
+                {Trace.FENCED: 4},
+                ("spring",),
+                (Trace.WENT_BACK,),
+            ),
+        ),
+        (Overload(5.0, 9.0, 100.0, 300.0, 90.0, {0: (1, 2)}, {0: (1, 2)}, 0, {"ISSUED": 7}, ("flood",), 7, 8),),
     )
     path = tmp_path / "history.jsonl"
     write_history(path, history)
     assert read_history(path) == history
     assert history.faults[0].traces == {Trace.FENCED, Trace.EPOCH_CHANGED}
-    assert len(path.read_text().splitlines()) == 8
+    assert len(path.read_text().splitlines()) == 9
 
 
 def test_any_run_survives(tmp_path: Path) -> None:

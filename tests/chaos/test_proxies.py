@@ -132,6 +132,35 @@ def test_links_are_told_apart_by_their_client() -> None:
     run(main)
 
 
+def test_all_ports_of_a_server_are_one_link() -> None:
+    """A cut between two processes is one of all their connections, and a dead one refuses on every port."""
+
+    async def main() -> None:
+        network = Network(lambda: {os.getpid(): ME})
+        async with echo(network) as (_, address):
+            another = await network.front("server", address)  # in front of the first, but that is no matter
+            reader, writer = await dial(another)
+            network.link(ME, "server").cut()
+            writer.write(b"1")
+            await nothing_comes(reader)
+            network.heal()
+            assert await reader.readexactly(1) == b"1"
+            network.died("server")
+            for place in (address, another):
+                with pytest.raises(ConnectionRefusedError):
+                    await dial(place)
+            await hang_up(writer)
+
+    run(main)
+
+
+def test_between_servers_both_dial() -> None:
+    """Who cuts two servers from each other cuts what either has dialled."""
+    network = Network(dict)
+    pairs = [(link.client, link.server) for link in network.between(["a"], ["b", "c"])]
+    assert pairs == [("a", "b"), ("a", "c"), ("b", "a"), ("c", "a")]
+
+
 def test_the_port_of_a_dead_server_refuses() -> None:
     """As the kernel's would; and it is the same port when the server lives again."""
 

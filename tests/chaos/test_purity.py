@@ -4,7 +4,7 @@ import pytest
 
 from tests.core.test_purity import FORBIDDEN, reached_from
 
-CHECKER = ("chaos.checker", "chaos.report", "chaos.chart")
+CHECKER = ("chaos.checker", "chaos.restored", "chaos.report", "chaos.chart")
 
 
 @pytest.mark.parametrize("module", CHECKER)

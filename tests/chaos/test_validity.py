@@ -60,6 +60,7 @@ def test_a_run_that_counts() -> None:
         (judge(faults=(replace(FAULT, epochs_after=FAULT.epochs_before),)), "left no trace: epoch_changed"),
         (judge(faults=(replace(FAULT, epochs_after={}),)), "left no trace: epoch_changed"),
         (judge(faults=(replace(FAULT, required=(Trace.FENCED,)),)), "left no trace: fenced"),
+        (judge(faults=(replace(FAULT, forbidden=(Trace.EPOCH_CHANGED,)),)), "cost what it must not: epoch_changed"),
         (judge(asked_s=(2.0, 3.0, 4.0, 14.9, 19.6, 21.0, 22.0, 23.0)), "came back only after 5.100 s"),
         (judge(faults=(replace(FAULT, from_s=29.0, to_s=29.0),)), "service never came back"),
         (judge(faults=(replace(FAULT, campaign_ids=("c", "d")),)), "service in d never came back"),
@@ -79,7 +80,9 @@ def test_invalid(verdict: Verdict, reason: str) -> None:
 
 def test_a_fenced_append_is_a_trace() -> None:
     """Fenced once is enough where a scenario demands it."""
-    assert judge(faults=(replace(FAULT, required=(Trace.FENCED, Trace.EPOCH_CHANGED), fenced=1),)).clean
+    required = (Trace.FENCED, Trace.EPOCH_CHANGED)
+    assert judge(faults=(replace(FAULT, required=required, counted={Trace.FENCED: 1}),)).clean
+    assert not judge(faults=(replace(FAULT, required=required, counted={Trace.FENCED: 0}),)).clean
 
 
 def test_service_is_back_in_time() -> None:
