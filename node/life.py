@@ -208,7 +208,8 @@ class Life:
             plan = self._ownership.plan(self.topology, self._local(), loop.time())
             for action in plan.actions:
                 self._act(action)
-            self.standby.follow(plan.follow)
+            # What is left of a shard that is being given away comes when it is done.
+            self.standby.follow(plan.follow - self._giving)
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(plan.wake_s):
                     await self._news.wait()

@@ -96,7 +96,7 @@ class Standby:
 
     def keep(self, shard: ShardId, replica: Replica) -> None:
         """What is left of a shard that this node has given away: the next `follow` goes on with it, or drops it."""
-        if replica.ledger.coupons + self._coupons() <= self._coupons_max:
+        if self._coupons_max and replica.ledger.coupons + self._coupons() <= self._coupons_max:
             replica.on_entry = self._require_room
             self._left[shard] = replica
 
@@ -143,6 +143,7 @@ class Standby:
 
     def _give_up(self, copy: Copy) -> None:
         copy.replica = None
+        self._room.set()
         self._set_warm(copy)
 
     def _set_warm(self, copy: Copy) -> None:

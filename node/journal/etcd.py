@@ -201,7 +201,7 @@ class EtcdShardJournal:
         finally:
             self._busy = False
         assert revision > self._cursor.last_revision, "positions in the order of revisions"
-        self._cursor.went_on(revision)
+        self._cursor.went_on(entry, revision)
         self._finished = False
 
     async def barrier(self) -> None:

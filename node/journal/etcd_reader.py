@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from crc32c import crc32c
+
 from cluster.kv import Get, KeyValue, Txn, prefix_end
 from cluster.records import Keyspace
 from cluster.session import EtcdClient
@@ -28,11 +30,18 @@ class Cursor:
     """Of the next entry. Of a journal whose checkpointed prefix was dropped the checkpoint says where it begins."""
     last_revision: Revision = Revision(0)
     """mod_revision of the entry before it; 0 if there is none."""
+    last_crc: int = 0
+    """Of that entry. A restored etcd counts again: another entry may come to have the same revision."""
 
-    def went_on(self, revision: Revision) -> None:
+    def went_on(self, entry: bytes, revision: Revision) -> None:
         """Over one entry, which has this mod_revision."""
         self.position += 1
         self.last_revision = revision
+        self.last_crc = crc32c(entry)
+
+    def stands_behind(self, kv: KeyValue) -> bool:
+        """Whether this is the entry before the position, as it was read or written."""
+        return kv.mod_revision == self.last_revision and crc32c(kv.value) == self.last_crc
 
     def last_key(self, keys: Keyspace, shard: ShardId) -> str:
         """Of the entry before the position; a key without entry when there is none."""
@@ -134,7 +143,7 @@ class EntryReader:
                     f"modified at {kv.mod_revision}, lease {kv.lease_id:x}, the one before at {last_revision}",
                 )
             self._replay(kv.value)
-            self.cursor.went_on(kv.mod_revision)
+            self.cursor.went_on(kv.value, kv.mod_revision)
             self._bytes_since_pause += len(kv.value)
             if self._bytes_since_pause >= REPLAY_BYTES_MAX:
                 self._bytes_since_pause = 0
@@ -143,9 +152,9 @@ class EntryReader:
         return len(kvs) >= self._page_entries
 
     def _require_last(self, kvs: tuple[KeyValue, ...]) -> None:
-        last_key, known = self.cursor.last_key(self._keys, self.shard), self.cursor.last_revision
-        if not kvs or kvs[0].key != last_key or kvs[0].mod_revision != known:
-            raise LastEntryGone(f"{last_key}: no longer of revision {known}: etcd was restored")
+        last_key = self.cursor.last_key(self._keys, self.shard)
+        if not kvs or kvs[0].key != last_key or not self.cursor.stands_behind(kvs[0]):
+            raise LastEntryGone(f"{last_key}: not the entry that was read before: etcd was restored")
 
     @property
     def _prefix(self) -> str:

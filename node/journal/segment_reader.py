@@ -52,17 +52,23 @@ class SegmentReader:
         """The payloads of the next intact frames, at least one; none if what follows is no intact frame."""
         return await self._next(None)
 
+    async def another(self) -> bool:
+        """Whether what follows is an intact frame. It stays the next one."""
+        return bool(await self._look(1))
+
     async def _next(self, count_max: int | None) -> list[bytes]:
+        payloads = await self._look(count_max)
+        length = len(payloads) * HEADER_BYTES + sum(map(len, payloads))
+        self._rest = self._rest[length:]
+        self.end += length
+        return payloads
+
+    async def _look(self, count_max: int | None) -> list[bytes]:
         while True:
             payloads = list(islice(frames(self.segment, self._rest, self.end), count_max))
-            if payloads:
-                length = len(payloads) * HEADER_BYTES + sum(map(len, payloads))
-                self._rest = self._rest[length:]
-                self.end += length
-                return payloads
             # A rest that is longer than any frame begins with a bad one, not with one that is incomplete.
-            if self._at_end_of_file or len(self._rest) > FRAME_BYTES_MAX:
-                return []
+            if payloads or self._at_end_of_file or len(self._rest) > FRAME_BYTES_MAX:
+                return payloads
             await self._read_piece()
 
     async def _read_piece(self) -> None:

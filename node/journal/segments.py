@@ -56,7 +56,7 @@ class _Taken:
 
 @dataclass(frozen=True, slots=True)
 class _Top:
-    """The highest segment that has an intact seal: the only one whose seal counts."""
+    """The segment whose seal is believed."""
 
     reader: SegmentReader
     """Has read the seal."""
@@ -66,9 +66,9 @@ class _Top:
 class EntryReader:
     """Goes on where it stopped, as often as it is asked: each entry is taken once, in order.
 
-    Takes only what is in the journal for good. Of a segment that the top's seal names that is all up to there. Of the
-    top segment it is every frame but the last: each was synced before the next was written, by its writer, which never
-    goes on after a sync that failed. So the last one alone may be missing on the disk.
+    The top is the highest segment with an intact seal. Of the segments that the seal names all counts up to there. Of
+    the top segment every frame but the last is in the journal for good: each was synced before the next was written, by
+    its writer, which never goes on after a sync that failed. So the last one alone may be missing on the disk.
     """
 
     def __init__(self, directory: ShardDirectory, replay: Replay) -> None:
@@ -85,18 +85,22 @@ class EntryReader:
     async def read_along(self, epochs: Sequence[Epoch]) -> None:
         """Take what is new and in the journal for good. Makes nothing durable.
 
+        Believes the highest segment with an entry behind its seal. A bare seal may be of an owner that is about to find
+        itself fenced, by one that has read less; who writes an entry has looked. And that only the last frame is in
+        doubt goes for a segment that is no longer the highest, too: its writer stops at the first look that fails.
+
         Args:
             epochs: of all segments, lowest first. Somebody may write the highest one meanwhile.
 
         Raises:
             CorruptJournal, NoLongerThere, OSError.
         """
-        async with self._top(epochs, torn_means_corrupt=False) as top:
+        async with self._top(epochs, along=True) as top:
             if top is not None:
                 await self._take_sealed(top, epochs)
                 await self._take_all_but_last(top.reader)
             elif self._taken:
-                raise NoLongerThere(f"{self.directory.path}: there is no seal")
+                raise NoLongerThere(f"{self.directory.path}: there is no entry")
 
     async def read_all(self, epochs: Sequence[Epoch]) -> Seal:
         """Take every entry that is in the journal, having made sure that it is durable.
@@ -110,7 +114,7 @@ class EntryReader:
         Raises:
             CorruptJournal, NoLongerThere, OSError.
         """
-        async with self._top(epochs, torn_means_corrupt=True) as top:
+        async with self._top(epochs, along=False) as top:
             if top is None:
                 if self._taken:
                     raise NoLongerThere(f"{self.directory.path}: there is no seal")
@@ -125,7 +129,8 @@ class EntryReader:
             return Seal(top.seal.first_position, top.seal.segments + rows)
 
     @asynccontextmanager
-    async def _top(self, epochs: Sequence[Epoch], *, torn_means_corrupt: bool) -> AsyncIterator[_Top | None]:
+    async def _top(self, epochs: Sequence[Epoch], *, along: bool) -> AsyncIterator[_Top | None]:
+        """Args: along: somebody may be opening or writing at this moment: see `read_along`."""
         # Highest first: whoever wrote a seal has read the lower segments before, so a lower segment that is read after
         # a seal holds all that the seal promises.
         for epoch in reversed(epochs):
@@ -135,13 +140,15 @@ class EntryReader:
                 reader = SegmentReader(file, path, segment)
                 first = await reader.one()
                 if first is None:
-                    if torn_means_corrupt:
+                    if not along:
                         await reader.require_torn_tail()
                     continue
                 try:
                     seal = decode_seal(segment, first)
                 except NotASeal as error:
                     raise CorruptJournal(f"{path}:0", str(error)) from error
+                if along and not await reader.another():
+                    continue
                 yield _Top(reader, seal)
                 return
         yield None

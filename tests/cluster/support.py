@@ -14,12 +14,13 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from cluster.config import JournalKind, shard_of
 from cluster.records import Keyspace, OwnerRecord
-from cluster.types import Revision, ShardId
+from cluster.types import NodeId, Revision, ShardId
 from cluster.watch import Snapshot
 from ops.etcd_client import etcd_client
 from ops.load import LoadSpec, run_load
 from ops.load_stats import ISSUED, Call, LoadResult
 from ops.local import LocalCluster, LocalSpec
+from ops.status import read_status
 from proto import coupon_pb2
 from proto.coupon_pb2_grpc import CouponServiceStub
 
@@ -131,6 +132,16 @@ class Cluster:
                     if wanted(now):
                         return now
         raise AssertionError("a watch does not end")
+
+    async def standby(self, campaign_id: str, *, lag_max: int) -> int:
+        """Wait until a node reads along the campaign's shard and is so close to its end; its index."""
+        names = [child.name for child in self.processes.nodes]
+        while True:
+            found = await read_status(self.processes.layout.etcd_endpoints, Keyspace().prefix, 10)
+            shard = found.shards[self.shard(campaign_id)]
+            if shard.standby and shard.standby_lag <= lag_max:
+                return names.index(NodeId(shard.standby))
+            await asyncio.sleep(0.1)  # it tells nobody how far it has read; the test's timeout bounds this
 
     # --- the proof ----------------------------------------------------------------------------------------------------
 

@@ -43,6 +43,30 @@ def test_killing_the_owner_under_load_loses_and_doubles_nothing(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("journal", JOURNALS)
+def test_a_successor_has_read_along(tmp_path: Path, journal: JournalKind) -> None:
+    """kill -9 of an owner of coupons: the successor opens the journal with most of it read before, and `status` has
+    said who that would be."""
+
+    async def main() -> None:
+        async with running(tmp_path, journal) as cluster:
+            await cluster.create("launch", 1_000)
+            await cluster.load(LoadSpec("", "launch", requests=600, concurrency=5))
+            before = await cluster.owner("launch")
+            shard = cluster.shard("launch")
+            standby = await cluster.standby("launch", lag_max=1)
+            assert standby != before.node
+            await cluster.processes.kill_node(before.node)
+            after = await cluster.next_owner("launch", before)
+            assert after.node == standby
+            assert (await cluster.issue("launch", "late")).coupon.sequence == 601
+            (opened,) = [line for line in cluster.logged(after.node, "shard_opened") if line["shard"] == shard]
+            assert opened["coupons"] == 600
+            assert opened["read_before"] >= opened["entries"] - 1 > 50
+
+    run(main)
+
+
+@pytest.mark.parametrize("journal", JOURNALS)
 def test_a_stale_owner_in_the_middle_of_a_load_is_fenced(tmp_path: Path, journal: JournalKind) -> None:
     """SIGSTOP in the middle of issuing, a successor serves, SIGCONT: the sleeper's unfinished round is not doubled."""
 

@@ -16,8 +16,16 @@ from cluster.kv import Delete, EtcdUnavailable, Get, KeyValue, ModRevisionIs, Pu
 from cluster.records import Keyspace, OwnerRecord
 from cluster.session import EtcdClient
 from cluster.types import Epoch, Incarnation, LeaseId, NodeId, Revision
-from node.journal.base import AppendRefused, CorruptJournal, Fenced, OutcomeUnknown
-from node.journal.etcd import EtcdJournal, EtcdShardJournal
+from node.journal.base import (
+    AppendRefused,
+    CorruptJournal,
+    Fenced,
+    Follower,
+    FollowerLost,
+    OutcomeUnknown,
+    ShardJournal,
+)
+from node.journal.etcd import EtcdJournal
 from tests.fakes.etcd import FakeEtcd
 from tests.fakes.etcd_faults import Call, Fate, Leg, Loss
 from tests.fakes.virtual_time import run
@@ -70,11 +78,18 @@ class History:
     raised: tuple[int, int] = (0, 0)
     """How many entries there were when the incarnation was raised, and to what."""
     restores: int = 0
+    taken: list[tuple[bytes, ...]] = field(default_factory=list)
+    """What followers had handed on when they had advanced."""
+    lost: int = 0
+    """Followers that could not go on."""
+    warm: int = 0
+    """Opens of followers that had read before."""
 
     def forget_after(self, snapshot: list[bytes]) -> None:
         """etcd was restored: what is not in the snapshot is lost, and nobody is blamed for it."""
         self.restores += 1
         self.opens.clear()
+        self.taken.clear()
         self.acknowledged = {p: e for p, e in self.acknowledged.items() if p < len(snapshot) and snapshot[p] == e}
         self.known = len(self.acknowledged)
 
@@ -96,6 +111,9 @@ def violations(history: History, journal: list[KeyValue]) -> list[str]:
     for before, after in itertools.pairwise(written):
         if after.epoch < before.epoch:
             found.append(f"EPOCH FELL: {before}, then {after}")
+    for taken in set(history.taken):
+        if tuple(entries[: len(taken)]) != taken:
+            found.append(f"TAKEN: a follower had {len(taken)} entries that are not the journal's beginning")
     count, incarnation = history.raised
     found += [f"OLD INCARNATION: {late}" for late in written[count:] if late.epoch.incarnation < incarnation]
     for opened in history.opens:
@@ -136,13 +154,23 @@ class RandomFaults:
                 return Leg(self._rng.uniform(0.1, LATE_S_MAX))
 
 
+class Following:
+    """A follower of one process, and what it has handed on."""
+
+    def __init__(self, journal: EtcdJournal) -> None:
+        self.entries: list[bytes] = []
+        self.follower: Follower = journal.follow(SHARD, self.entries.append)
+
+
 @dataclass(slots=True)
 class Schedule:
     """One run. `owners` processes, and if `restores` an operator who restores etcd from a snapshot once and raises the
-    incarnation in the same breath; with `raises_late` only some time later, which the rules for a restore forbid."""
+    incarnation in the same breath; with `raises_late` only some time later, which the rules for a restore forbid. With
+    `follows` the processes read along before they own, and do not begin anew when etcd is restored."""
 
     seed: int
     owners: int = 3
+    follows: bool = False
     restores: bool = False
     raises_late: bool = False
     epoch_of: Callable[[KeyValue], Revision] = lambda owner: owner.mod_revision
@@ -189,14 +217,40 @@ class Schedule:
             incarnation = Incarnation(NodeId("n"), LeaseId(self._lives))
             client = EtcdClient(["a", "b"], partial(self.etcd.connect, client=str(incarnation)), rng=self.rng)
             journal = EtcdJournal(client, KEYS, rng=self.rng, page_entries=2)
+            following = Following(journal) if self.follows else None
             try:
-                while self.rng.random() < 0.8:
+                while self.rng.random() < (0.95 if self.follows else 0.8):
                     await asyncio.sleep(self.rng.uniform(0, 1))
+                    if following is not None and self.rng.random() < 0.8:
+                        following = await self._follow(journal, following)
+                        continue
                     epoch = await self._claim(client, incarnation)
                     if epoch is not None:
-                        await self._own(journal, epoch, incarnation)
+                        await self._own(following or Following(journal), epoch, incarnation)
+                        following = Following(journal) if self.follows else None
             except RevisionWentBack:
                 pass  # a process that hears this begins a new life
+
+    async def _follow(self, journal: EtcdJournal, following: Following) -> Following:
+        """Read along once; perhaps stop in the middle. Returns who goes on."""
+        restores = self.history.restores
+        known = len(self.history.acknowledged)
+        try:
+            async with asyncio.timeout(self.rng.choice([0.005, 0.02, 0.1, 10.0])):
+                await following.follower.advance()
+        except TimeoutError:
+            return following
+        except FollowerLost:
+            self.history.lost += 1
+            return Following(journal)
+        except CorruptJournal as corrupt:
+            self.history.wrong.append(f"CORRUPT for a follower: {corrupt}")
+            return Following(journal)
+        if self.history.restores == restores:
+            self.history.taken.append(tuple(following.entries))
+            if len(following.entries) < known:
+                self.history.wrong.append(f"STALE FOLLOWER: {len(following.entries)} of {known} entries")
+        return following
 
     async def _claim(self, client: EtcdClient, incarnation: Incarnation) -> Epoch | None:
         """Take the shard from whoever has it; None: somebody was quicker, or nobody knows."""
@@ -214,15 +268,16 @@ class Schedule:
             return None
         return Epoch(int(number[0].value), self.epoch_of(owner[0]))
 
-    async def _own(self, journal: EtcdJournal, epoch: Epoch, incarnation: Incarnation) -> None:
+    async def _own(self, following: Following, epoch: Epoch, incarnation: Incarnation) -> None:
         if self.rng.random() < 0.3:
             await asyncio.sleep(self.rng.uniform(0, 1))  # paused: the epoch may be gone by now
         restores = self.history.restores
         acknowledged = len(self.history.acknowledged)
         stood = self._stands(epoch)
-        memory: list[bytes] = []
+        memory = following.entries
+        read_before = len(memory)
         try:
-            writer = await journal.open(SHARD, epoch, memory.append)
+            writer = await following.follower.open(epoch)
         except (Fenced, OutcomeUnknown):
             return
         except CorruptJournal as corrupt:
@@ -232,6 +287,7 @@ class Schedule:
             acknowledged, stood = 0, True  # what was true at the call was another etcd's
         opened = OpenReturned(epoch, str(incarnation), tuple(memory), acknowledged, stood)
         self.history.opens.append(opened)
+        self.history.warm += read_before > 0
         self._know(len(memory))
         try:
             async with asyncio.timeout(self.rng.uniform(0.5, 10)):
@@ -243,9 +299,7 @@ class Schedule:
         except (Fenced, OutcomeUnknown, TimeoutError):
             pass  # as a node does: whoever waits hears "unknown", and this writer is let go
 
-    async def _append(
-        self, writer: EtcdShardJournal, memory: list[bytes], epoch: Epoch, incarnation: Incarnation
-    ) -> None:
+    async def _append(self, writer: ShardJournal, memory: list[bytes], epoch: Epoch, incarnation: Incarnation) -> None:
         self._serial += 1
         entry = Written(epoch, writer.position, str(incarnation), self._serial).encode()
         try:
@@ -258,7 +312,7 @@ class Schedule:
             self.history.wrong.append(f"TWO ACKNOWLEDGED: at {len(memory) - 1}")
         self._know(len(memory))
 
-    async def _barrier(self, writer: EtcdShardJournal, memory: list[bytes]) -> None:
+    async def _barrier(self, writer: ShardJournal, memory: list[bytes]) -> None:
         known = self.history.known
         await writer.barrier()
         if len(memory) < known:

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from cluster.types import Epoch, Revision, ShardId
-from node.journal.base import AppendRefused, CorruptJournal, Fenced, OutcomeUnknown
+from node.journal.base import AppendRefused, CorruptJournal, Fenced, FollowerLost, OutcomeUnknown
 from node.journal.file import FileJournal
+from node.journal.segments import NoLongerThere
 from tests.fakes.disk import BASE, Fault, Image, MemoryDisk, Operation, Tear, torn_in_half
 
 SHARD = ShardId(7)
@@ -40,6 +41,10 @@ class Owner:
     epoch: int
     appends: int
     """Appends that many entries; after each comes a question that needs a barrier."""
+    reads: int = 0
+    """Reads along so often before it opens."""
+    opens: bool = True
+    """Otherwise it only reads along."""
 
     @property
     def name(self) -> str:
@@ -55,8 +60,11 @@ class Told:
     """The highest that has opened."""
     memory: list[bytes] = field(default_factory=list)
     """What the owner of that epoch answers from."""
+    taken: dict[str, list[bytes]] = field(default_factory=dict)
+    """What those hold who read along."""
 
     def opened(self, owner: Owner, entries: list[bytes]) -> None:
+        self.taken.pop(owner.name, None)
         if owner.epoch < self.epoch:
             raise Violation(f"FENCING: {owner.name} opened after owner {self.epoch}")
         if entries[: len(self.memory)] != self.memory:
@@ -82,9 +90,13 @@ class Told:
             raise Violation(f"FENCING {when}: {joined} joined after owner {self.epoch} had opened")
         if len(set(found)) != len(found):
             raise Violation(f"DOUBLED {when}: {list(found)}")
+        for name, taken in self.taken.items():
+            if list(found[: len(taken)]) != taken:
+                raise Violation(f"TAKEN {when}: {name} has read {taken}, {list(found)} found")
 
     def state(self) -> Hashable:
-        return tuple(self.acknowledged), self.epoch, tuple(self.memory)
+        taken = tuple((name, tuple(entries)) for name, entries in sorted(self.taken.items()))
+        return tuple(self.acknowledged), self.epoch, tuple(self.memory), taken
 
 
 class _Step:
@@ -163,8 +175,15 @@ class World:
     async def _own(self, owner: Owner) -> None:
         memory: list[bytes] = []
         try:
-            journal = FileJournal(ROOT, self.disk.seen_by(owner.name))
-            shard_journal = await journal.open(SHARD, epoch_of(owner.epoch), memory.append)
+            follower = FileJournal(ROOT, self.disk.seen_by(owner.name)).follow(SHARD, memory.append)
+            for _ in range(owner.reads):
+                self.told.taken[owner.name] = memory
+                await follower.advance()
+            if not owner.opens:
+                return
+            # Until it has opened, nobody relies on what the opening itself hands on.
+            self.told.taken[owner.name] = list(memory)
+            shard_journal = await follower.open(epoch_of(owner.epoch))
             self.told.opened(owner, memory)
             for number in range(owner.appends):
                 entry = f"{owner.epoch}.{number}".encode()
@@ -177,8 +196,11 @@ class World:
                     raise Violation(f"STALE READ: {stale} were acknowledged before {owner.name} asked")
         except CorruptJournal as error:
             raise Violation(f"LOUD STOP of {owner.name}: {error}") from error
-        except (Fenced, OutcomeUnknown, AppendRefused):
-            return
+        except FollowerLost as error:
+            raise Violation(f"LOST FOLLOWER {owner.name}: {error}") from error
+        except (Fenced, OutcomeUnknown, AppendRefused) as error:
+            if isinstance(error.__cause__, NoLongerThere):
+                raise Violation(f"LOST FOLLOWER {owner.name} that opens: {error}") from error
 
 
 def find(disk: MemoryDisk) -> tuple[bytes, ...] | CorruptJournal:

@@ -20,6 +20,7 @@ from tests.fakes.etcd import FakeEtcd
 from tests.fakes.etcd_faults import Fate, Gate, Leg, Script
 from tests.journal.conformance import Harness, Hold, JournalConformance, OpenHarness
 from tests.journal.etcd_cluster import Cluster, journal_of
+from tests.journal.follower_conformance import FollowerConformance
 from tests.support.etcd_server import EtcdServer, running_etcd
 from tests.support.proxy import Proxy, Way, running_proxy
 
@@ -72,7 +73,7 @@ async def fake_harness() -> AsyncIterator[Harness]:
     yield harness
 
 
-class TestOverFakeEtcd(JournalConformance):
+class TestOverFakeEtcd(JournalConformance, FollowerConformance):
     @pytest.fixture
     def open_harness(self) -> OpenHarness:
         return fake_harness
@@ -139,7 +140,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
 
 
 @pytest.mark.cluster
-class TestOverRealEtcd(JournalConformance):
+class TestOverRealEtcd(JournalConformance, FollowerConformance):
     _tests = itertools.count()
 
     @pytest.fixture

@@ -12,6 +12,7 @@ from cluster.types import Epoch, Revision
 from node.journal import etcd as journal_etcd
 from node.journal.base import AppendRefused
 from node.journal.etcd import EtcdJournal, EtcdShardJournal
+from node.journal.etcd_reader import Cursor, EntryReader
 from tests.fakes.etcd_store import Store
 from tests.journal.etcd_explorer import Schedule
 
@@ -31,6 +32,18 @@ def first_violation(schedules: Iterable[Schedule]) -> tuple[Schedule, list[str]]
             if found:
                 return schedule, found
     return None
+
+
+@pytest.mark.parametrize(("restores", "seeds"), [(False, 60), (True, 200)])
+def test_no_schedule_with_followers_breaks_a_rule(restores: bool, seeds: int) -> None:
+    """What a follower has handed on when it has advanced is a prefix of the journal, and all that was acknowledged
+    before; and the rules below, for owners that have read along before, some of them before etcd was restored."""
+    schedules = [Schedule(seed, owners=4, follows=True, restores=restores) for seed in range(seeds)]
+    assert first_violation(schedules) is None
+    histories = [schedule.history for schedule in schedules]
+    assert sum(history.warm for history in histories) > seeds // 2
+    assert sum(len(history.taken) for history in histories) > 3 * seeds
+    assert (sum(history.lost for history in histories) > seeds // 4) == restores
 
 
 @pytest.mark.parametrize(("restores", "seeds"), [(False, 500), (True, 300)])
@@ -73,7 +86,14 @@ def catches(monkeypatch: pytest.MonkeyPatch, *, first_seed: int = 0, **kind: Any
     print(f"caught with seed {schedule.seed}: {found[0]}")  # noqa: T201 (shown by pytest -s)
     monkeypatch.undo()
     with quiet():
-        assert Schedule(schedule.seed, restores=schedule.restores, raises_late=schedule.raises_late).run() == []
+        again = Schedule(
+            schedule.seed,
+            owners=schedule.owners,
+            follows=schedule.follows,
+            restores=schedule.restores,
+            raises_late=schedule.raises_late,
+        )
+        assert again.run() == []
 
 
 def without(guard_of: type[EtcdShardJournal], index: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,6 +168,18 @@ def test_planted_barrier_without_the_epoch_check(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(EtcdShardJournal, "barrier", barrier)
     catches(monkeypatch)
+
+
+def test_planted_last_entry_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A follower that goes on by position alone joins what it has read of two lives of etcd."""
+    monkeypatch.setattr(EntryReader, "_require_last", lambda *args: None)
+    catches(monkeypatch, owners=4, follows=True, restores=True)
+
+
+def test_planted_last_entry_compared_by_revision_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A restored etcd gives the same revisions again."""
+    monkeypatch.setattr(Cursor, "stands_behind", lambda self, kv: kv.mod_revision == self.last_revision)
+    catches(monkeypatch, first_seed=190, owners=4, follows=True, restores=True)
 
 
 class CreateRevisionIs(ModRevisionIs):

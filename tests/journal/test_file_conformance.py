@@ -11,8 +11,9 @@ from cluster.types import Epoch, Revision, ShardId
 from node.journal.base import Journal
 from node.journal.disk import Disk, DiskFile, RealDisk
 from node.journal.file import FileJournal
-from tests.fakes.disk import BASE, MemoryDisk
+from tests.fakes.disk import BASE, MemoryDisk, Operation
 from tests.journal.conformance import Harness, JournalConformance, OpenHarness
+from tests.journal.follower_conformance import FollowerConformance
 
 
 class FileHold:
@@ -107,18 +108,24 @@ class FileHarness:
 PROCESSES = ("A", "B", "C", "reader")
 
 
-class TestFileOnMemoryDisk(JournalConformance):
+async def one_turn(operation: Operation) -> None:
+    """Others have a turn before each operation, and whoever waits for it may be cancelled there."""
+    await asyncio.sleep(0)
+
+
+class TestFileOnMemoryDisk(JournalConformance, FollowerConformance):
     @pytest.fixture
     def open_harness(self) -> OpenHarness:
         @asynccontextmanager
         async def harness() -> AsyncIterator[Harness]:
             disk = MemoryDisk()
+            disk.intercept = one_turn
             yield FileHarness(BASE / "journal", {p: HoldingDisk(disk.seen_by(p)) for p in PROCESSES})
 
         return harness
 
 
-class TestFileOnRealDisk(JournalConformance):
+class TestFileOnRealDisk(JournalConformance, FollowerConformance):
     @pytest.fixture
     def open_harness(self, tmp_path: Path) -> OpenHarness:
         @asynccontextmanager

@@ -142,7 +142,7 @@ class Process:
                 rng=rng,
                 timing=TIMING,
                 shard_calls_max=1_000,
-                standby_coupons_max=1_000,
+                standby_coupons_max=world.standby_coupons_max,
             )
         )
         self.running = asyncio.create_task(self.member.run(self._count_life), name=client)

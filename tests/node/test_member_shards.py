@@ -283,6 +283,145 @@ def test_a_handover_that_outlives_its_life() -> None:
     run(main)
 
 
+# --- warm standby -----------------------------------------------------------------------------------------------------
+
+
+async def grant(world: World, count: int) -> None:
+    """So many coupons of each shard, one after the other: an entry each."""
+    for shard in range(world.shards):
+        for number in range(count):
+            await world.issue(world.campaign(shard), f"more-{world.campaign(shard)}-{number}")
+
+
+@both_journals
+def test_a_crashed_nodes_shards_are_opened_warm(kind: JournalKind) -> None:
+    """Who takes over has read along: the open reads a tail, of each shard."""
+
+    async def main(world: World) -> None:
+        (a, *_) = await world.started("a", "b", "c")
+        await world.serve_all()
+        await grant(world, 10)
+        await asyncio.sleep(2.0)
+        mine = {shard for shard in world.owners() if a.serves(shard)}
+        seen = len(world.logs)
+        a.crash()
+        await world.healthy()
+        opened = [line for line in world.logs[seen:] if line["event"] == "shard_opened"]
+        assert {line["shard"] for line in opened} == mine
+        assert mine
+        for line in opened:
+            assert line["entries"] > 10
+            assert line["read_before"] >= line["entries"] - 1
+        await world.serve_all()
+
+    run(main, lambda: World(kind))
+
+
+class Held:
+    """What one process reads of journals waits until it is let go."""
+
+    def __init__(self, process: str) -> None:
+        self._process = process
+        self.free = asyncio.Event()
+
+    async def __call__(self, operation: Operation) -> Fault | None:
+        if operation.process == self._process and operation.kind in ("list_directory", "open", "read"):
+            await self.free.wait()
+        return None
+
+
+def test_a_pull_waits_until_it_is_warm() -> None:
+    """Meanwhile the owners serve on; then each shard is opened with most of its journal read before."""
+
+    async def main(world: World) -> None:
+        _, load = await with_load(world, "a", "b")
+        await asyncio.sleep(1.0)
+        world.disk.intercept = held = Held("c")
+        before = world.owners()
+        world.start("c")
+        await asyncio.sleep(8.0)
+        assert world.owners() == before
+        seen = len(world.logs)
+        held.free.set()
+        await world.healthy()
+        await load.stop()
+        assert load.gap_s < 0.2
+        opened = [line for line in world.logs[seen:] if line["event"] == "shard_opened"]
+        assert opened
+        # More than a pause's entries were not read at most: the load writes 20 a second.
+        assert all(line["read_before"] > line["entries"] - 40 > 40 for line in opened)
+
+    run(main)
+
+
+@both_journals
+def test_who_gives_a_shard_away_is_its_standby(kind: JournalKind) -> None:
+    """With what it has, not from the beginning; and takes it over again when the successor dies."""
+
+    async def main(world: World) -> None:
+        (a,) = await world.started("a")
+        await world.serve_all()
+        await grant(world, 40)
+        b = world.start("b")
+        await world.healthy()
+        moved = {shard for shard in world.owners() if b.serves(shard)}
+        await asyncio.sleep(2.0)
+        kept = {copy.shard: replica.position for copy, replica in a.life.standby.status()}
+        assert kept.keys() == moved
+        assert min(kept.values()) > 40
+        assert a.life.standby.warm() == moved
+        await world.serve_all()
+        await asyncio.sleep(2.0)
+        seen = len(world.logs)
+        b.crash()
+        await world.healthy()
+        opened = [line for line in world.logs[seen:] if line["event"] == "shard_opened"]
+        assert {line["shard"] for line in opened} == moved
+        assert all(line["read_before"] >= line["entries"] - 1 for line in opened)
+        await world.serve_all()
+
+    run(main, lambda: World(kind))
+
+
+def test_a_drain_does_not_wait_for_ever_for_a_successor_that_cannot_get_warm() -> None:
+    """Past the time that a drain may take it ends, and the shards are claimed."""
+
+    async def main(world: World) -> None:
+        (a,) = await world.started("a")
+        await world.serve_all()
+        world.disk.intercept = held = Held("b")
+        b = world.start("b")
+        await world.until(lambda: b.member.life is not None)
+        await asyncio.sleep(1.0)
+        a.drain()
+        assert await world.until(lambda: not a.runs, within_s=13.0) > 9.0
+        assert not any(b.serves(shard) for shard in range(world.shards))
+        held.free.set()
+        await world.healthy(5.0)
+        await world.serve_all()
+
+    run(main)
+
+
+@both_journals
+def test_pulls_go_on_without_room_for_standbys(kind: JournalKind) -> None:
+    """A node that may keep nothing takes its shards all the same, and reads them from the beginning."""
+
+    async def main(world: World) -> None:
+        world.standby_coupons_max = 0
+        await world.started("a")
+        await world.serve_all()
+        await grant(world, 10)
+        b = world.start("b")
+        await world.healthy()
+        opened = [line for line in world.logged("shard_opened") if b.serves(line["shard"]) and line["entries"] > 5]
+        assert opened
+        assert all(line["read_before"] == 0 for line in opened)
+        await world.serve_all()
+
+    run(main, lambda: World(kind))
+
+
 class BrokenDisk:
     """Fails what one process does to its disk, in some of the calls."""
 

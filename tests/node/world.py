@@ -79,6 +79,8 @@ class World:
         self.script = Net()
         self.etcd = FakeEtcd(faults or self.script)
         self.disk = MemoryDisk()
+        self.standby_coupons_max = 1_000
+        """Of processes that start from now on."""
         self.processes: dict[str, Process] = {}
         """By address; those that have ended too."""
         self.apart: set[frozenset[str]] = set()

@@ -146,12 +146,12 @@ class Proxy:
         except OSError:
             pass  # the server refuses: so does the proxy
         finally:
-            for way in ways:
-                way.cancel()
-            await asyncio.gather(*ways, return_exceptions=True)
             writer.transport.abort()
             if server_writer is not None:
                 server_writer.transport.abort()
+            for way in ways:
+                way.cancel()
+            await asyncio.gather(*ways, return_exceptions=True)
 
 
 @asynccontextmanager
