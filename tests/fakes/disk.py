@@ -8,6 +8,7 @@ succeeds. Several processes may look at one disk, each through `seen_by`. Knows 
 import copy
 import itertools
 import os
+import random
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,6 +123,14 @@ class _File:
             images.add(bytes(content))
         return images
 
+    def power_cut(self, rng: random.Random) -> None:
+        for offset, data in self.dirty:
+            left = rng.choice((b"", data, data[: rng.randrange(len(data) + 1)], bytes(len(data))))
+            if left:
+                _write(self.on_disk, offset, left)
+        self.dirty.clear()
+        self.cache = bytearray(self.on_disk)
+
     def state(self) -> object:
         return bytes(self.cache), bytes(self.on_disk), tuple(self.dirty)
 
@@ -143,6 +152,14 @@ class _Directory:
             choices.append(choice if name in self.durable else [(), *choice])
         for chosen in itertools.product(*choices):
             yield ((path, None), *itertools.chain.from_iterable(chosen))
+
+    def power_cut(self, rng: random.Random) -> None:
+        for name in sorted(self.entries.keys() - self.durable):
+            if rng.random() < 0.5:
+                del self.entries[name]
+        self.durable = set(self.entries)
+        for _, node in sorted(self.entries.items()):
+            node.power_cut(rng)
 
     def state(self) -> object:
         return tuple((name, name in self.durable, node.state()) for name, node in sorted(self.entries.items()))
@@ -178,6 +195,10 @@ class MemoryDisk:
         base = self._top.entries[BASE.name]
         assert isinstance(base, _Directory)
         return base.images(str(BASE), tear)
+
+    def power_cut(self, rng: random.Random) -> None:
+        """Becomes one of `crash_images` (some tears more): what the machine finds when it starts again."""
+        self._top.power_cut(rng)
 
     @classmethod
     def of_image(cls, image: Image) -> "MemoryDisk":

@@ -174,7 +174,7 @@ class FakeConnection:
             returning.send(batch, leg)
 
         watcher = _Watcher(key, end, start, deliver)
-        self._link.on_break.add(break_stream)
+        self._link.on_break[break_stream] = None
         try:
             await self._call("watch", (key, end, start), lambda fate: self._etcd.watch(watcher))
             while True:
@@ -183,7 +183,7 @@ class FakeConnection:
                     raise batch
                 yield batch
         finally:
-            self._link.on_break.discard(break_stream)
+            self._link.on_break.pop(break_stream, None)
             self._etcd.unwatch(watcher)
 
     async def close(self) -> None:
@@ -231,12 +231,12 @@ class FakeConnection:
                     broken,
                 )
 
-        self._link.on_break.add(broken)
+        self._link.on_break[broken] = None
         try:
             carry(fate.request, lambda: self._link.requests, arrive, broken)
             return await answer
         finally:
-            self._link.on_break.discard(broken)
+            self._link.on_break.pop(broken, None)
 
 
 class _Watcher:

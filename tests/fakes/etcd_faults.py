@@ -4,6 +4,7 @@ import asyncio
 import enum
 from collections import deque
 from collections.abc import Callable
+from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
@@ -112,8 +113,8 @@ class Link:
     """If set, nothing reaches the client before it is opened."""
     is_cut: bool = False
     """Set by `cut`: whatever the client tries fails at once."""
-    on_break: set[Callable[[str], None]] = field(default_factory=set)
-    """Called with the reason when what is open breaks."""
+    on_break: dict[Callable[[str], None], None] = field(default_factory=dict)
+    """Called with the reason when what is open breaks, in the order in which it was opened."""
 
     def freeze(self) -> None:
         """The endpoint stands still: takes requests, carries out and answers nothing until `thaw`."""
@@ -153,10 +154,11 @@ def carry(
         _pass(leg.gate, at_link)
 
     loop = asyncio.get_running_loop()
+    # A context of its own: what is under way is not part of its sender any more, and goes on if that stands still.
     if leg.delay_s > 0:
-        loop.call_later(leg.delay_s, under_way)
+        loop.call_later(leg.delay_s, under_way, context=Context())
     else:
-        loop.call_soon(under_way)
+        loop.call_soon(under_way, context=Context())
 
 
 def _pass(gate: Gate | None, action: Callable[[], None]) -> None:
@@ -183,7 +185,7 @@ class Stream(Generic[R]):
         self._under_way.append(message)
         loop = asyncio.get_running_loop()
         self._due_s = max(self._due_s, loop.time() + leg.delay_s)
-        loop.call_at(self._due_s, self._pass_gate)
+        loop.call_at(self._due_s, self._pass_gate, context=Context())
 
     def _pass_gate(self) -> None:
         _pass(self._gate(), self._next)
