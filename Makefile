@@ -25,7 +25,7 @@ demo: install
 	@$(VENV)/bin/python -m ops.demo
 
 test: install
-	$(VENV)/bin/pytest
+	$(VENV)/bin/pytest -n 3 --dist worksteal
 
 chaos: install
 	$(VENV)/bin/python -m chaos all

@@ -1,12 +1,13 @@
 """etcd's RPCs over gRPC: one endpoint, plain values in and out. The only module that knows the package etcd3aio.
 
 Only its stubs and messages are used, never its calls: those retry by themselves, a Txn too. Every RPC here is sent
-once, has no timeout of its own, and is released when the task that waits for it is cancelled. Choosing endpoints,
-repeating, resuming a watch and counting a lease's time are done elsewhere: see `cluster.session`.
+once, has no timeout of its own, and is released when the task that waits for it is cancelled (but for a Txn that only
+reads). Choosing endpoints, repeating, resuming a watch and counting a lease's time are done elsewhere: see
+`cluster.session`.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, assert_never
@@ -121,6 +122,8 @@ class GrpcEtcd:
         self._kv = pb.KVStub(self._channel)
         self._lease = pb.LeaseStub(self._channel)
         self._watch = pb.WatchStub(self._channel)
+        self._unheard: set[asyncio.Task[Any]] = set()
+        """Calls that go on though nobody may wait for them."""
 
     async def get(self, get: Get) -> RangeResult:
         try:
@@ -137,9 +140,24 @@ class GrpcEtcd:
             success=[_request_op(op) for op in txn.then],
             failure=[_request_op(op) for op in txn.otherwise],
         )
-        answer = await _answer(self._kv.Txn(request))
+        call = _answer(self._kv.Txn(request))
+        only_reads = all(isinstance(op, Get) for op in txn.then + txn.otherwise)
+        answer = await (self._to_its_end(call) if only_reads else call)
         ranges = tuple(_key_values(response.response_range.kvs) for response in answer.responses)
         return TxnResult(answer.succeeded, Revision(answer.header.revision), ranges)
+
+    async def _to_its_end(self, call: Coroutine[Any, Any, Any]) -> Any:
+        """Wait for a call that goes on when whoever waits is cancelled: before 3.5.7 etcd ends itself when the caller
+        of a Txn that only reads has gone (etcd-io/etcd#14110)."""
+        task = asyncio.create_task(call)
+        self._unheard.add(task)
+        task.add_done_callback(self._ended)
+        return await asyncio.shield(task)
+
+    def _ended(self, task: "asyncio.Task[Any]") -> None:
+        self._unheard.discard(task)
+        if not task.cancelled():
+            task.exception()  # heard by who waits, if anybody still does
 
     async def lease_grant(self, ttl_s: int) -> Lease:
         answer = await _answer(self._lease.LeaseGrant(pb.LeaseGrantRequest(TTL=ttl_s)))
@@ -194,6 +212,8 @@ class GrpcEtcd:
 
     async def close(self) -> None:
         """To be called when nobody waits for an answer any more: gRPC does not wake whoever still does."""
+        for task in self._unheard:
+            task.cancel()
         await self._channel.close(None)
 
 

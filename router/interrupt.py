@@ -13,7 +13,7 @@ class Interrupt:
     """One kind of news. `fire` ends every block that is inside `scope` at that moment."""
 
     def __init__(self) -> None:
-        self._scopes: set[asyncio.Timeout] = set()
+        self._scopes: dict[asyncio.Timeout, None] = {}  # in the order in which they were entered
 
     def fire(self) -> None:
         for scope in self._scopes:
@@ -27,11 +27,11 @@ class Interrupt:
         scope = asyncio.timeout(None)
         try:
             async with scope:
-                self._scopes.add(scope)
+                self._scopes[scope] = None
                 yield
         except TimeoutError as error:
             if scope.expired():
                 raise Interrupted from error
             raise
         finally:
-            self._scopes.discard(scope)
+            self._scopes.pop(scope, None)

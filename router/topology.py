@@ -67,10 +67,10 @@ class TopologyFollower:
         nodes = {node.record.address for node in self._topology.nodes.values()}
         # A node that has lost its registration, and still owns, still answers.
         wanted = nodes | {owner.record.address for owner in self._topology.owners.values()}
-        for address in self._links.keys() - wanted:
+        for address in sorted(self._links.keys() - wanted):
             log.info("node_left", node=address)
             self._links.pop(address).retire()
-        for address in wanted - self._links.keys():
+        for address in sorted(wanted - self._links.keys()):
             log.info("node_joined", node=address)
             link = self._links[address] = self._make_link(address)
             links.create_task(link.run(), name=f"link {address}")

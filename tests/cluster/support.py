@@ -186,8 +186,10 @@ class Cluster:
 async def running(
     data_dir: Path, journal: JournalKind, *, restart: bool = False, **spec: Any
 ) -> AsyncIterator[Cluster]:
-    """A cluster that serves: 3 nodes, 1 router, 8 shards unless told otherwise. Dead children stay dead."""
-    asked = LocalSpec(**({"shards": 8} | spec), data_dir=data_dir, journal=journal, restart=restart)
+    """A cluster that serves: 3 nodes, 1 router, 8 shards unless told otherwise. Dead children stay dead. A node takes
+    what is its own at once: who owns a shard does not change while a test looks away."""
+    defaults: dict[str, Any] = {"shards": 8, "node_env": {"SEONCHAK_SETTLE_S": "0"}}
+    asked = LocalSpec(**(defaults | spec), data_dir=data_dir, journal=journal, restart=restart)
     async with (
         LocalCluster(asked) as processes,
         grpc.aio.insecure_channel(processes.router) as channel,

@@ -11,18 +11,16 @@ from chaos.run import Refused, RunSpec, run
 from chaos.scenarios import SCENARIOS
 from cluster.config import JournalKind
 
-pytestmark = [pytest.mark.cluster, pytest.mark.chaos]
+pytestmark = pytest.mark.cluster
 
-
-RUNS = [
-    *(
-        (name, journal)
-        for name in ("kill-owner", "freeze-owner", "clock-skew", "storm")
-        for journal in ("file", "etcd")
-    ),
+JOURNALS: list[JournalKind] = ["file", "etcd"]
+ALWAYS = [(name, journal) for name in ("kill-owner", "freeze-owner") for journal in JOURNALS]
+ONLY_WHEN_ASKED = [
+    *((name, journal) for name in ("clock-skew", "storm") for journal in JOURNALS),
     ("full-disk", "file"),
     ("restore-snapshot", "etcd"),
 ]
+RUNS = [*ALWAYS, *(pytest.param(*run, marks=pytest.mark.chaos) for run in ONLY_WHEN_ASKED)]
 
 
 @pytest.mark.parametrize(("name", "journal"), RUNS)

@@ -283,6 +283,25 @@ def test_a_cancelled_wait_releases_its_stream(etcd: EtcdServer) -> None:
     run(test())
 
 
+def test_cancelled_reads_do_not_end_etcd(tmp_path: Path) -> None:
+    """The wheel's etcd, and any before 3.5.7, panics when the caller of a Txn that only reads goes away meanwhile."""
+
+    async def test(endpoint: str) -> None:
+        async with rpc_of(endpoint) as rpc:
+            for number in range(40):
+                await put(rpc, f"key-{number:02}", bytes(100_000))
+            gets = tuple(Get(f"key-{number:02}") for number in range(30))
+            for turn in range(40):
+                read = asyncio.create_task(rpc.txn(Txn((), gets)))
+                await asyncio.sleep(0.0005 * (turn % 20))
+                read.cancel()
+                await asyncio.gather(read, return_exceptions=True)
+            assert (await rpc.txn(Txn((), gets[:1]))).ranges[0][0].value == bytes(100_000)
+
+    with running_etcd(tmp_path) as (server,):
+        run(test(server.endpoint))
+
+
 def test_fragments_join_to_whole_revisions() -> None:
     """Of an unfinished response everything but its last revision is given out; the rest when it is complete."""
 
