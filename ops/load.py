@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import grpc
 
@@ -104,6 +104,16 @@ def _channel(router: str) -> grpc.aio.Channel:
     return grpc.aio.insecure_channel(router, options=[("grpc.use_local_subchannel_pool", 1)])
 
 
+@dataclass(slots=True)
+class _Sent:
+    """One stream's requests."""
+
+    pending: dict[int, float] = field(default_factory=dict)
+    """Without an answer: when each was sent, by its index."""
+    over: bool = False
+    """The stream has ended; what is pending has had its answer."""
+
+
 class _Crowd:
     def __init__(self, spec: LoadSpec, tally: Tally, on_call: Callable[[Call], None] | None) -> None:
         self._spec = spec
@@ -182,35 +192,41 @@ class _Crowd:
     async def _share(self, stub: CouponServiceStub, mine: deque[int], room: asyncio.Semaphore) -> None:
         """One stream after another until every index of `mine` has its answer."""
         while mine:
-            pending: dict[int, float] = {}
+            sent = _Sent()
             try:
-                async for response in stub.IssueCoupons(self._batches(mine, room, pending)):
+                async for response in stub.IssueCoupons(self._batches(mine, room, sent)):
                     for result in response.results:
                         room.release()
-                        self._answer(result.index, pending.pop(result.index), *_outcome(result))
+                        self._answer(result.index, sent.pending.pop(result.index), *_outcome(result))
                 reason = STREAM_ENDED
             except grpc.aio.AioRpcError as error:
                 reason = errors.of_call(error).reason
-            for index, sent_s in pending.items():
+            sent.over = True
+            for index, sent_s in sent.pending.items():
                 room.release()
                 self._answer(index, sent_s, reason, None)
 
     async def _batches(
-        self, mine: deque[int], room: asyncio.Semaphore, pending: dict[int, float]
+        self, mine: deque[int], room: asyncio.Semaphore, sent: "_Sent"
     ) -> AsyncIterator[coupon_pb2.IssueCouponsRequest]:
         """Requests as they become due and find room, those that do at one moment in one message."""
         while mine:
             await self._until(self._due_s(mine[0], time.monotonic()))
             await room.acquire()
+            # gRPC may stop asking for messages later than it says that the stream is over: what is woken by the room
+            # that the stream has left must not take it, nor a request that the next stream will send.
+            if sent.over or not mine:
+                room.release()
+                return
             now_s = time.monotonic()
             items = []
             while True:
                 index = mine.popleft()
-                pending[index] = self._due_s(index, now_s)
+                sent.pending[index] = self._due_s(index, now_s)
                 items.append(coupon_pb2.IssueCouponsRequest.Item(index=index, request=self._spec.request(index)))
                 if not mine or len(items) == _ITEMS_MAX or room.locked() or self._due_s(mine[0], now_s) > now_s:
                     break
-                await room.acquire()
+                await room.acquire()  # at once: it is not locked
             yield coupon_pb2.IssueCouponsRequest(items=items)
 
     # --- answers ---------------------------------------------------------------------------------------------------
