@@ -56,15 +56,16 @@ def test_a_node_that_never_shakes_hands_is_given_up() -> None:
         server = await asyncio.start_server(lambda _, writer: connections.append(writer), "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
         settings = LinkSettings(silence_max_s=0.1)
-        async with running_node() as node, server, rig(link=settings) as router:
-            node.address = f"127.0.0.1:{port}"
-            router.own(node)
-            with pytest.raises(ApiError) as caught:
-                await router.issue(timeout_s=1.0)
+        async with running_node() as node, server:
+            async with rig(link=settings) as router:
+                node.address = f"127.0.0.1:{port}"
+                router.own(node)
+                with pytest.raises(ApiError) as caught:
+                    await router.issue(timeout_s=1.0)
             assert caught.value.reason == coupon_pb2.NO_OWNER
             assert len(connections) >= 2
             for connection in connections:
-                connection.close()
+                connection.transport.abort()
 
     run(test())
 
