@@ -25,7 +25,7 @@ demo: install
 	@$(VENV)/bin/python -m ops.demo
 
 test: install
-	$(VENV)/bin/pytest -n 3 --dist worksteal
+	$(VENV)/bin/pytest -n 2 --dist worksteal
 
 chaos: install
 	$(VENV)/bin/python -m chaos all
