@@ -8,6 +8,7 @@ import gc
 import logging
 import sys
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, TypeVar
 
 import structlog
@@ -76,7 +77,7 @@ def serve(name: str, run: Run[Settings], settings: Settings, *, refusals: tuple[
     from cluster.config import ConfigMismatch
 
     try:
-        uvloop.run(run(settings, lambda address: print_ready(name, address)))
+        uvloop.run(run(settings, partial(_ready, name)))
     except TimeoutError:
         fail("etcd does not answer")
     except Exception as error:
@@ -85,11 +86,15 @@ def serve(name: str, run: Run[Settings], settings: Settings, *, refusals: tuple[
         fail(str(error))
 
 
-def print_ready(name: str, address: str) -> None:
+def _ready(name: str, address: str) -> None:
     # What is there now stays: a full collection would look through all of it, again and again, and stop every call
     # for some 100 ms meanwhile.
     gc.collect()
     gc.freeze()
+    print_ready(name, address)
+
+
+def print_ready(name: str, address: str) -> None:
     typer.echo(f"ready {name}={address}")
     sys.stdout.flush()
 

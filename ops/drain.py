@@ -8,10 +8,8 @@ import grpc
 from cluster.attach import Expectation, attach
 from cluster.identity import identity_of
 from cluster.records import Keyspace
-from cluster.topology import Topology
 from cluster.types import NodeId
-from cluster.watch import Snapshot
-from ops.etcd_client import etcd_client
+from ops.etcd_client import etcd_client, watched_topology
 from proto import node_pb2
 from proto.node_pb2_grpc import NodeServiceStub
 
@@ -28,32 +26,29 @@ async def drain_node(endpoints: tuple[str, ...], key_prefix: str, node_id: NodeI
         ConfigMismatch: etcd holds no cluster.
     """
     keys = Keyspace(key_prefix)
-    topology = Topology(keys)
-    owned: int | None = None
+    asked = False
     try:
-        async with asyncio.timeout(timeout_s), etcd_client(endpoints) as etcd:
+        async with (
+            asyncio.timeout(timeout_s),
+            etcd_client(endpoints) as etcd,
+            aclosing(watched_topology(etcd, keys)) as views,
+        ):
             cluster = await attach(etcd, keys, Expectation(), timeout_s=timeout_s)
-            identity = identity_of(cluster.config)
-            async with aclosing(etcd.watch(*keys.topology)) as watch:
-                async for seen in watch:
-                    if isinstance(seen, Snapshot):
-                        topology.reset(seen.kvs)
-                    else:
-                        for event in seen.events:
-                            topology.apply(event)
-                    node = topology.nodes.get(node_id)
-                    if owned is None:
-                        if node is None:
-                            raise NotDrained(f"no node {node_id!r} is registered")
-                        me = node.record.incarnation
-                        owned = sum(owner.record.incarnation == me for owner in topology.owners.values())
-                        await _ask(node.record.address, node_pb2.DrainRequest(identity=identity, incarnation=str(me)))
-                    elif node is None or node.record.incarnation != me:
-                        return owned
+            topology = await anext(views)
+            node = topology.nodes.get(node_id)
+            if node is None:
+                raise NotDrained(f"no node {node_id!r} is registered")
+            me = node.record.incarnation
+            owned = sum(owner.record.incarnation == me for owner in topology.owners.values())
+            request = node_pb2.DrainRequest(identity=identity_of(cluster.config), incarnation=str(me))
+            await _ask(node.record.address, request)
+            asked = True
+            while node is not None and node.record.incarnation == me:
+                node = (await anext(views)).nodes.get(node_id)
+            return owned
     except TimeoutError:
-        what = "etcd does not answer" if owned is None else f"{node_id} was asked and has not ended"
+        what = f"{node_id} was asked and has not ended" if asked else "etcd or the node does not answer"
         raise NotDrained(f"{what} after {timeout_s:g} s") from None
-    raise AssertionError("a watch has no end")
 
 
 async def _ask(address: str, request: node_pb2.DrainRequest) -> None:

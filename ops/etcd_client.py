@@ -1,11 +1,14 @@
-"""A client of etcd for as long as a command needs one."""
+"""A client of etcd for as long as a command needs one, and what it sees of the cluster."""
 
 import random
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
 
 from cluster.etcd import GrpcEtcd
+from cluster.records import Keyspace
 from cluster.session import EtcdClient
+from cluster.topology import Topology
+from cluster.watch import Snapshot
 
 
 @asynccontextmanager
@@ -16,3 +19,16 @@ async def etcd_client(endpoints: Sequence[str]) -> AsyncIterator[EtcdClient]:
         yield client
     finally:
         await client.close()
+
+
+async def watched_topology(etcd: EtcdClient, keys: Keyspace) -> AsyncGenerator[Topology, None]:
+    """Who lives and owns what, again with every change: one view, kept up to date. Close it."""
+    topology = Topology(keys)
+    async with aclosing(etcd.watch(*keys.topology)) as watch:
+        async for seen in watch:
+            if isinstance(seen, Snapshot):
+                topology.reset(seen.kvs)
+            else:
+                for event in seen.events:
+                    topology.apply(event)
+            yield topology

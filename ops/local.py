@@ -20,12 +20,10 @@ import structlog
 
 from cluster.config import ClusterConfig, JournalKind
 from cluster.records import Keyspace
-from cluster.topology import Topology
-from cluster.watch import Snapshot
 from ops.bootstrap import ensure_cluster
 from ops.child import Child, ChildSpec
 from ops.etcd import EtcdBinary, EtcdMember, find_etcd, member_spec, start_member, wait_healthy
-from ops.etcd_client import etcd_client
+from ops.etcd_client import etcd_client, watched_topology
 from ops.layout import Layout, data_dir_lock, journal_dir, plan_layout
 
 log = structlog.get_logger()
@@ -158,20 +156,14 @@ class LocalCluster:
         Raises:
             NotServing
         """
-        topology = Topology(self.keys)
         owned = 0
         try:
             async with (
                 asyncio.timeout(timeout_s),
                 etcd_client(self.layout.etcd_endpoints) as etcd,
-                aclosing(etcd.watch(*self.keys.topology)) as changes,
+                aclosing(watched_topology(etcd, self.keys)) as views,
             ):
-                async for change in changes:
-                    if isinstance(change, Snapshot):
-                        topology.reset(change.kvs)
-                    else:
-                        for event in change.events:
-                            topology.apply(event)
+                async for topology in views:
                     owned = len(topology.owners)
                     if owned == self.config.shards:
                         return
@@ -289,7 +281,7 @@ class LocalCluster:
 
     def _watch(self, child: Child) -> None:
         if self.spec.restart:
-            self._supervisors[child.name] = asyncio.create_task(_supervise(child), name=f"supervise {child.name}")
+            self._supervisors[child.name] = asyncio.create_task(supervise(child), name=f"supervise {child.name}")
 
     async def _retire(self, child: Child) -> None:
         """Nobody starts this child again."""
@@ -299,7 +291,7 @@ class LocalCluster:
                 await supervisor
 
 
-async def _supervise(child: Child) -> None:
+async def supervise(child: Child) -> None:
     """Start the child again whenever it dies, until cancelled or it ends of its own accord, as a drained node does."""
     while returncode := await child.wait():
         log.warning("child_died", child=child.name, returncode=returncode, restart_after_s=RESTART_AFTER_S)

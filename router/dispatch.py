@@ -149,6 +149,7 @@ class Dispatcher:
             if not line.empty:
                 # The frame is full: the others come first the next time.
                 ready[shard] = line
+                link.wake()
                 break
         return batch
 

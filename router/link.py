@@ -48,7 +48,8 @@ class CallSource(Protocol):
     """What a link asks of its dispatcher and tells it."""
 
     def take(self, link: "NodeLink") -> Sequence[PendingCall]:
-        """The next batch for this node, at most a frame's worth; they are in flight from now on."""
+        """The next batch for this node, at most a frame's worth; they are in flight from now on. Wakes the link again
+        if there are more."""
         ...
 
     def answered(self, call: PendingCall, reply: node_pb2.Reply) -> None: ...
@@ -219,8 +220,8 @@ class NodeLink:
             if gap_s > 0:
                 await asyncio.sleep(gap_s)
             self._work.clear()
-            # While one write is in flight the next batch gathers at the source.
-            while calls := self._source.take(self):
+            # While one write is in flight, and for the gap after it, the next batch gathers at the source.
+            if calls := self._source.take(self):
                 frame = self._frame_of(calls, loop.time())
                 await stream.write(frame)
                 self._spoke_at = self._wrote_at = loop.time()

@@ -27,7 +27,7 @@ from cluster.kv import (
 from cluster.records import Keyspace
 from cluster.session import EtcdClient
 from cluster.types import Epoch, Revision, ShardId
-from node.journal.base import AppendRefused, CorruptJournal, Fenced, FollowerLost, OutcomeUnknown
+from node.journal.base import AppendRefused, Fenced, FollowerLost, OutcomeUnknown
 from node.journal.etcd_reader import Cursor, EntryReader, LastEntryGone
 
 log = structlog.get_logger()
@@ -98,16 +98,8 @@ class EtcdJournal:
             if not self._stands(epoch, owner, incarnation):
                 raise Fenced(f"shard {shard}: epoch {epoch} no longer stood at position {reader.cursor.position}")
 
-        epoch_gets = _epoch_gets(self._keys, shard)
         try:
-            try:
-                await reader.read(epoch_gets, require_epoch)
-            except CorruptJournal:
-                # Pages read before and after a restore do not fit together, and that is nobody's corruption: the epoch
-                # is gone with the incarnation.
-                if self._stands(epoch, *(await self._client.read(Txn((), epoch_gets))).ranges):
-                    raise
-                raise Fenced(f"shard {shard}: epoch {epoch} is gone, and what was read does not fit") from None
+            await reader.read(_epoch_gets(self._keys, shard), require_epoch)
         except RevisionWentBack as went_back:
             raise Fenced(f"shard {shard}: etcd was restored while it was replayed") from went_back
         except EtcdRefused as refused:

@@ -75,12 +75,13 @@ class EntryReader:
         self.directory = directory
         self._replay = replay
         self._taken: dict[Epoch, _Taken] = {}
+        self._entries = 0
         self._first_position = 0
 
     @property
     def position(self) -> int:
         """Of the next entry."""
-        return self._first_position + sum(taken.entries for taken in self._taken.values())
+        return self._first_position + self._entries
 
     async def read_along(self, epochs: Sequence[Epoch]) -> None:
         """Take what is new and in the journal for good. Makes nothing durable.
@@ -229,4 +230,5 @@ class EntryReader:
     def went_on(self, epoch: Epoch, end: int, entry: bytes) -> None:
         """Over one entry of the epoch's segment, whose frame ends at `end`: without replaying it, for who wrote it."""
         before = self._taken.get(epoch)
+        self._entries += 1
         self._taken[epoch] = _Taken(end, before.entries + 1 if before else 1, len(entry), crc32c(entry))

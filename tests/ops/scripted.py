@@ -131,13 +131,16 @@ class Scripted(CouponServiceServicer):
 
     async def IssueCoupons(self, requests: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
         """Answers each message's items in reverse: results come out of order."""
-        async for request in requests:
+        messages = aiter(requests)
+        async for request in messages:
             self.messages.append(len(request.items))
             response = coupon_pb2.IssueCouponsResponse()
             for item in reversed(request.items):
                 if self.break_stream_after == len(response.results):
                     self.break_stream_after = None
                     yield response
+                    # What the client sends now that it has room: a write that met the end would be INTERNAL to it.
+                    await anext(messages)
                     await context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
                 decided = self._decide(item.request)
                 result = response.results.add(index=item.index)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 from pathlib import Path
 
 import grpc.aio
@@ -9,9 +10,10 @@ import pytest
 
 from cluster.placement import preference
 from cluster.types import NodeId, ShardId
+from ops.child import Child, ChildSpec
 from ops.drain import NotDrained, drain_node
 from ops.load import LoadSpec, run_load
-from ops.local import LocalCluster, LocalSpec
+from ops.local import LocalCluster, LocalSpec, supervise
 from ops.status import ClusterStatus, read_status
 from proto import coupon_pb2, node_pb2
 from proto.coupon_pb2_grpc import CouponServiceStub
@@ -65,6 +67,18 @@ def test_drain_hands_over_and_ends_the_node(tmp_path: Path) -> None:
     run(main)
 
 
+def test_a_node_that_was_drained_is_not_started_again(tmp_path: Path) -> None:
+    """`up` restarts what dies, and leaves alone what ends of its own accord."""
+
+    async def main() -> None:
+        child = Child(ChildSpec("child", (sys.executable, "-c", ""), tmp_path / "child.log"))
+        await child.start()
+        async with asyncio.timeout(20):
+            await supervise(child)
+
+    run(main)
+
+
 def test_drain_asks_only_whom_it_means(tmp_path: Path) -> None:
     """No such node, or another life of it: nobody drains."""
 
@@ -79,7 +93,7 @@ def test_drain_asks_only_whom_it_means(tmp_path: Path) -> None:
                 with pytest.raises(grpc.aio.AioRpcError) as refused:
                     await stub.Drain(node_pb2.DrainRequest(incarnation=node.incarnation), timeout=10)
                 assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
-            with pytest.raises(NotDrained, match="etcd does not answer"):
+            with pytest.raises(NotDrained, match="etcd or the node does not answer"):
                 await drain_node(("127.0.0.1:1",), cluster.keys.prefix, NodeId("node-0"), 0.5)
             assert (await status_of(cluster)).all_served
 
