@@ -95,16 +95,10 @@ class BulkIssue:
         try:
             check_issue_coupon(request)
             shard = shard_of(request.campaign_id, self._shards)
-            reply = self._dispatcher.submit(node_pb2.ISSUE_COUPON, shard, request.SerializeToString(), deadline)
+            reply = partial(self._decided, item.index)
+            self._dispatcher.submit(node_pb2.ISSUE_COUPON, shard, request.SerializeToString(), deadline, reply)
         except ApiError as error:
             self._decided(item.index, error)
-        else:
-            reply.add_done_callback(partial(self._answered, item.index))
-
-    def _answered(self, index: int, reply: asyncio.Future[bytes]) -> None:
-        error = reply.exception()
-        assert error is None or isinstance(error, ApiError), "a dispatcher knows no other"
-        self._decided(index, error or reply.result())
 
     def _decided(self, index: int, outcome: bytes | ApiError) -> None:
         self._results.append((index, outcome))

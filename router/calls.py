@@ -2,12 +2,39 @@
 
 import asyncio
 import heapq
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Protocol
 
 from cluster.types import ShardId
 from proto import node_pb2
+from router.errors import ApiError
+
+Reply = Callable[[bytes | ApiError], None]
+"""Called once, with the coupon.v1 response or what came instead of it."""
+
+
+async def answer_of(begin: Callable[[Reply], None]) -> bytes:
+    """The response of a call that `begin` begins, for those who can wait for it. Who stops waiting abandons the answer,
+    not the call.
+
+    Raises:
+        ApiError: what came instead, or what `begin` raised.
+    """
+    answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    def reply(result: bytes | ApiError) -> None:
+        if answer.done():
+            return  # the caller has gone
+        if isinstance(result, ApiError):
+            answer.set_exception(result)
+        else:
+            answer.set_result(result)
+
+    begin(reply)
+    return await answer
+
 
 _READS = frozenset((node_pb2.GET_CAMPAIGN, node_pb2.LIST_CAMPAIGNS, node_pb2.GET_COUPON))
 
@@ -40,8 +67,8 @@ class PendingCall:
     """The coupon.v1 request, checked."""
     deadline: float
     """loop.time() by which the caller wants an answer, whatever it is."""
-    reply: asyncio.Future[bytes]
-    """The coupon.v1 response, or ApiError. Cancelled when the caller has gone: the call goes on."""
+    reply: Reply
+    """Whether the caller is still there is its own matter: the call goes on."""
     stage: Stage = Stage.WAITING
     carrier: Carrier | None = None
     """While in flight."""

@@ -9,13 +9,14 @@ abandons its answer, never its call.
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 
 from cluster.topology import Owner
 from cluster.types import ShardId
 from proto import node_pb2
 from router import errors
-from router.calls import PendingCall, ShardLine, Stage
+from router.calls import PendingCall, Reply, ShardLine, Stage, answer_of
 from router.errors import ApiError
 from router.interrupt import Interrupt
 from router.link import NodeLink
@@ -60,10 +61,14 @@ class Dispatcher:
             ApiError: refused; not accepted (OVERLOADED); or the deadline came first (NO_OWNER, NOT_IN_TIME,
                 OUTCOME_UNKNOWN).
         """
-        return await self.submit(method, shard, request, deadline)
+        return await answer_of(partial(self.submit, method, shard, request, deadline))
 
-    def submit(self, method: node_pb2.Method, shard: ShardId, request: bytes, deadline: float) -> asyncio.Future[bytes]:
-        """As `call`, for callers that do not wait. Raises ApiError if the call is not accepted."""
+    def submit(self, method: node_pb2.Method, shard: ShardId, request: bytes, deadline: float, reply: Reply) -> None:
+        """As `call`, for callers that do not wait: `reply` is called once, later.
+
+        Raises:
+            ApiError: the call is not accepted; nobody will be called.
+        """
         loop = asyncio.get_running_loop()
         now = loop.time()
         if deadline <= now:
@@ -71,14 +76,13 @@ class Dispatcher:
         if self._calls >= self._settings.calls_max or self._bytes + len(request) > self._settings.bytes_max:
             raise errors.overloaded(self._pace.clear_s(self._calls, now) * self._rng.uniform(0.5, 1.5))
         self._arrivals += 1
-        call = PendingCall(self._arrivals, shard, method, request, deadline, loop.create_future())
+        call = PendingCall(self._arrivals, shard, method, request, deadline, reply)
         call.timer = loop.call_at(deadline, self._expire, call)
         self._calls += 1
         self._bytes += len(request)
         line = self._lines[shard]
         line.push(call)
         self._offer(line)
-        return call.reply
 
     def link_of(self, shard: ShardId) -> NodeLink | None:
         """The link to the shard's owner, if it is up."""
@@ -236,13 +240,7 @@ class Dispatcher:
         call.timer.cancel()
         self._calls -= 1
         self._bytes -= len(call.request)
-        # A caller that is gone has cancelled its future.
-        if call.reply.done():
-            return
-        if isinstance(result, ApiError):
-            call.reply.set_exception(result)
-        else:
-            call.reply.set_result(result)
+        call.reply(result)
 
     # --- lines -------------------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ Knows no transport: a server turns `ApiError.status()` into whatever its protoco
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeAlias
 
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
@@ -45,6 +46,10 @@ class Violation:
     description: str
 
 
+Facts: TypeAlias = tuple[int, int, str, tuple[Violation, ...], tuple[tuple[str, str], ...], float | None]
+"""code, reason, message, violations, metadata, retry_after_s"""
+
+
 class ApiError(Exception):
     """A call's answer that is not its response.
 
@@ -71,21 +76,21 @@ class ApiError(Exception):
         self.metadata = dict(metadata or {})
         self.retry_after_s = retry_after_s
 
+    @property
+    def facts(self) -> Facts:
+        """All that a caller is told of it; equal for equal errors."""
+        metadata = tuple(sorted(self.metadata.items())) if self.metadata else ()
+        return self.code, self.reason, self.message, self.violations, metadata, self.retry_after_s
+
     def status(self) -> status_pb2.Status:
         """Shared among equal errors: not to be changed."""
-        metadata = tuple(sorted(self.metadata.items()))
-        if self.retry_after_s is None:
-            return _known_status(self.code, self.reason, self.message, self.violations, metadata)
-        status = _status(self.code, self.reason, self.message, self.violations, metadata)
-        retry = error_details_pb2.RetryInfo()
-        retry.retry_delay.FromMicroseconds(round(self.retry_after_s * 1_000_000))
-        status.details.add().Pack(retry)
-        return status
+        return status_of(self.facts)
 
 
-def _status(
-    code: int, reason: int, message: str, violations: tuple[Violation, ...], metadata: tuple[tuple[str, str], ...]
-) -> status_pb2.Status:
+@lru_cache(maxsize=1024)
+def status_of(facts: Facts) -> status_pb2.Status:
+    """After a launch nearly every answer is the same SOLD_OUT: making it anew would be a large part of its cost."""
+    code, reason, message, violations, metadata, retry_after_s = facts
     status = status_pb2.Status(code=code, message=message)
     info = error_details_pb2.ErrorInfo(reason=reason_name(reason), domain=ERROR_DOMAIN, metadata=dict(metadata))
     status.details.add().Pack(info)
@@ -94,11 +99,11 @@ def _status(
         for violation in violations:
             bad_request.field_violations.add(field=violation.field, description=violation.description)
         status.details.add().Pack(bad_request)
+    if retry_after_s is not None:
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromMicroseconds(round(retry_after_s * 1_000_000))
+        status.details.add().Pack(retry)
     return status
-
-
-_known_status = lru_cache(maxsize=1024)(_status)
-"""After a launch nearly every answer is the same SOLD_OUT: making it anew would be a large part of its cost."""
 
 
 def reason_name(reason: int) -> str:
@@ -121,8 +126,11 @@ def refused(refusal: node_pb2.Refusal) -> ApiError:
 
 
 def overloaded(retry_after_s: float) -> ApiError:
+    """Under load thousands a second of them: their times are rounded, so that most are equal."""
     return ApiError(
-        coupon_pb2.OVERLOADED, "too much is in flight; nothing was done, try again later", retry_after_s=retry_after_s
+        coupon_pb2.OVERLOADED,
+        "too much is in flight; nothing was done, try again later",
+        retry_after_s=round(retry_after_s, 2),
     )
 
 

@@ -17,7 +17,7 @@ from router.config import RouterSettings
 from router.dispatch import Dispatcher, DispatchSettings
 from router.grpc_nodes import GrpcNodes
 from router.link import LinkSettings, NodeLink
-from router.server import GrpcServer, ServerSettings
+from router.server import ApiServer, ServerSettings
 from router.service import CouponService, ServiceSettings
 from router.topology import TopologyFollower
 
@@ -65,7 +65,7 @@ async def _serve(
         settings=ServiceSettings(settings.default_timeout_s, settings.stream_items_max),
         rng=rng,
     )
-    server = GrpcServer(service, ServerSettings(settings.rpcs_max, settings.drain_s_max))
+    server = ApiServer(service, ServerSettings(settings.rpcs_max, settings.drain_s_max))
     address = server.listen(settings.listen)
     hello = node_pb2.Hello(identity=identity_of(cluster.config), router_id=settings.router_id)
     transport = GrpcNodes()

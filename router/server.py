@@ -1,74 +1,73 @@
-"""The public API on grpc.aio: bytes in, bytes out, errors as google.rpc statuses; health and reflection beside it.
+"""The public API on sockets of our own: accepts, bounds, watches over its connections, and stops in order.
 
-Everything that a call means is `router.service`'s. Messages arrive as bytes, so that garbage and what is too large are
-answered by our own rules: grpc would call the one INTERNAL and the other RESOURCE_EXHAUSTED.
+grpc.aio spends several times as much on a call as the rest of the router does, on one that is refused too; see
+router/http2 for what is done instead, and router/aio_server.py for the same API on grpc.aio.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import TypeAlias, TypeVar
 
-import grpc
-import grpc.aio
 import structlog
-from google.protobuf.message import Message
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
-from proto import coupon_pb2
-from router import validation
-from router.errors import ApiError
-from router.service import CallContext, CouponService
+from router.api import SERVICE_NAME, Method, Streaming, methods
+from router.health import SERVING, Health
+from router.http2.connection import Limits
+from router.inbox import Budget
+from router.peer import Peer
+from router.service import CouponService
 
 log = structlog.get_logger()
 
-SERVICE_NAME = coupon_pb2.DESCRIPTOR.services_by_name["CouponService"].full_name
-RECEIVE_BYTES_MAX = 16 << 20
-"""Larger messages never reach us; smaller ones over 1 MiB are answered by name."""
-_MARGIN_S = 0.03
-"""So much before the client's deadline the answer has to be ready: when the deadline comes, grpc drops every detail."""
-_GRPC_CODES = {code.value[0]: code for code in grpc.StatusCode}
-
-Context = grpc.aio.ServicerContext[bytes, bytes]
-Request = TypeVar("Request", bound=Message)
-Method = Callable[[Request, CallContext], Awaitable[Message]]
-Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
+_BACKLOG = 4_096
+_LOOK_S = 1.0
+_LINGER_S = 0.2
+"""How long a client has to hear that the server has ended."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
     rpcs_max: int = 30_000
-    """At a time, streams included; beyond it grpc itself says RESOURCE_EXHAUSTED."""
+    """Calls at a time, streams included; beyond it: RESOURCE_EXHAUSTED."""
     drain_s_max: float = 10.0
     """How long a stopping server waits for the calls that it has."""
+    connections_max: int = 20_000
+    kept_bytes_max: int = 64 << 20
+    """Of calls whose messages are not complete, or not taken yet."""
+    greeting_s_max: float = 10.0
+    """A client that has not begun to speak HTTP/2 by then is disconnected."""
+    ping_s: float = 60.0
+    """A client that was silent for so long is asked whether it is there."""
+    silence_s_max: float = 90.0
+    """One that was silent for so long is disconnected."""
+    stalled_s_max: float = 30.0
+    """So is one that does not read its answers."""
 
 
-class GrpcServer:
+class ApiServer:
     """To be made inside the event loop that it runs in."""
 
     def __init__(self, service: CouponService, settings: ServerSettings) -> None:
+        self.health = Health()
+        self.methods: Mapping[bytes, Method] = {
+            path.encode(): method for path, method in methods(service, self.health).items()
+        }
+        self.budget = Budget(settings.kept_bytes_max)
         self._service = service
         self._settings = settings
+        self._limits = Limits()
+        self._sockets: list[socket.socket] = []
+        self._servers: list[asyncio.Server] = []
+        self._peers: set[Peer] = set()
         self._calls = 0
+        self._background = 0
+        """Of the calls: those for which nobody waits."""
         self._idle = asyncio.Event()
         self._idle.set()
-        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # the stubs leave it out
-        self._server = grpc.aio.server(
-            options=[
-                ("grpc.max_receive_message_length", RECEIVE_BYTES_MAX),
-                # Two routers on one port would each get half of the connections, in silence.
-                ("grpc.so_reuseport", 0),
-            ],
-            maximum_concurrent_rpcs=settings.rpcs_max,
-        )
-        handlers = grpc.method_handlers_generic_handler(SERVICE_NAME, self._handlers())
-        self._server.add_generic_rpc_handlers((handlers,))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._server)
+        self._alone = asyncio.Event()
+        self._alone.set()
+        self._looking: asyncio.Task[None] | None = None
 
     def listen(self, address: str) -> str:
         """Binds HOST:PORT, where port 0 is a free one; returns it with the port that it became.
@@ -76,96 +75,110 @@ class GrpcServer:
         Raises:
             RuntimeError: it cannot be bound.
         """
-        port = self._server.add_insecure_port(address)
-        return f"{address.rpartition(':')[0]}:{port}"
+        host, _, port = address.rpartition(":")
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            listening = socket.create_server((host.strip("[]"), int(port)), family=family, backlog=_BACKLOG)
+        except OSError as error:
+            raise RuntimeError(f"cannot listen on {address}: {error}") from error
+        listening.setblocking(False)
+        self._sockets.append(listening)
+        return f"{host}:{listening.getsockname()[1]}"
 
     async def start(self) -> None:
-        await self._server.start()
-        await self._health.set(SERVICE_NAME, health_pb2.HealthCheckResponse.SERVING)
+        loop = asyncio.get_running_loop()
+        for listening in self._sockets:
+            self._servers.append(await loop.create_server(self._accept, sock=listening, backlog=_BACKLOG))
+        self._looking = loop.create_task(self._look_after_peers(), name="server-peers")
+        self.health.set(SERVICE_NAME, SERVING)
 
     async def stop(self) -> None:
         """Says NOT_SERVING, refuses what is new, answers what it has (for `drain_s_max` at most), ends."""
-        await self._health.enter_graceful_shutdown()
+        self.health.shut_down()
         self._service.stop()
+        for peer in self._peers:
+            peer.connection.announce_end()
         try:
             async with asyncio.timeout(self._settings.drain_s_max):
                 await self._idle.wait()
         except TimeoutError:
             log.warning("drain_cut_short", calls=self._calls)
-        # The last answers still have to leave; health watchers would stay for ever.
-        await self._server.stop(0.2)
-
-    def _handlers(self) -> dict[str, Handler]:
-        service = self._service
-        return {
-            "CreateCampaign": self._unary(coupon_pb2.CreateCampaignRequest, service.create_campaign),
-            "GetCampaign": self._unary(coupon_pb2.GetCampaignRequest, service.get_campaign),
-            "ListCampaigns": self._unary(coupon_pb2.ListCampaignsRequest, service.list_campaigns),
-            "UpdateCampaign": self._unary(coupon_pb2.UpdateCampaignRequest, service.update_campaign),
-            "IssueCoupon": grpc.unary_unary_rpc_method_handler(self._issue_coupon),
-            "IssueCoupons": grpc.stream_stream_rpc_method_handler(self._issue_coupons),
-            "WatchCampaign": grpc.unary_stream_rpc_method_handler(self._watch_campaign),
-            "GetCoupon": self._unary(coupon_pb2.GetCouponRequest, service.get_coupon),
-            "PauseCampaign": self._unary(coupon_pb2.PauseCampaignRequest, service.pause_campaign),
-            "ResumeCampaign": self._unary(coupon_pb2.ResumeCampaignRequest, service.resume_campaign),
-            "CancelCampaign": self._unary(coupon_pb2.CancelCampaignRequest, service.cancel_campaign),
-        }
-
-    def _unary(self, kind: type[Request], method: Method[Request]) -> Handler:
-        async def handle(data: bytes, context: Context) -> bytes:
-            async with self._rpc(context):
-                response = await method(validation.parse(kind, data), _call_of(context))
-            return response.SerializeToString()
-
-        return grpc.unary_unary_rpc_method_handler(handle)
-
-    async def _issue_coupon(self, data: bytes, context: Context) -> bytes:
-        async with self._rpc(context):
-            return await self._service.issue_coupon_bytes(data, _call_of(context))
-
-    async def _issue_coupons(self, messages: AsyncIterator[bytes], context: Context) -> None:
-        async with self._rpc(context):
-            requests = _parsed(coupon_pb2.IssueCouponsRequest, messages)
-            await self._service.issue_coupons(requests, _call_of(context), partial(_send, context))
-
-    async def _watch_campaign(self, data: bytes, context: Context) -> None:
-        async with self._rpc(context):
-            request = validation.parse(coupon_pb2.WatchCampaignRequest, data)
-            await self._service.watch_campaign(request, _call_of(context), partial(_send, context))
-
-    @asynccontextmanager
-    async def _rpc(self, context: Context) -> AsyncIterator[None]:
-        """Around one RPC: it is counted, and its failure becomes its status."""
-        self._calls += 1
-        self._idle.clear()
+        for server in self._servers:
+            server.close()
+        for listening in self._sockets:
+            listening.close()
+        for peer in tuple(self._peers):
+            peer.connection.end()
+            peer.flush()
         try:
-            yield
-        except ApiError as error:
-            status = error.status()
-            details = (("grpc-status-details-bin", status.SerializeToString()),)
-            await context.abort(_GRPC_CODES[status.code], status.message, details)
-        except Exception:
-            # A bug: its trace is for the log, nothing of it for the caller.
-            log.exception("call_failed")
-            await context.abort(grpc.StatusCode.INTERNAL, "internal error")
-        finally:
-            self._calls -= 1
-            if not self._calls:
-                self._idle.set()
+            async with asyncio.timeout(_LINGER_S):
+                await self._alone.wait()
+        except TimeoutError:
+            for peer in tuple(self._peers):
+                peer.abort()
+            await self._alone.wait()
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.wait([self._looking])
+
+    # --- router.peer.Host ---------------------------------------------------------------------------------------------
+
+    @property
+    def full(self) -> bool:
+        return self._calls >= self._settings.rpcs_max
+
+    def joined(self, peer: Peer) -> None:
+        self._peers.add(peer)
+        self._alone.clear()
+        if len(self._peers) > self._settings.connections_max:
+            log.warning("too_many_connections", connections=len(self._peers))
+            peer.abort()
+
+    def left(self, peer: Peer) -> None:
+        self._peers.discard(peer)
+        if not self._peers:
+            self._alone.set()
+
+    def began(self, method: Method | None) -> None:
+        self._calls += 1
+        if _is_background(method):
+            self._background += 1
+        elif self._calls - self._background == 1:
+            self._idle.clear()
+
+    def done(self, method: Method | None) -> None:
+        self._calls -= 1
+        if _is_background(method):
+            self._background -= 1
+        elif self._calls == self._background:
+            self._idle.set()
+
+    # --- connections --------------------------------------------------------------------------------------------------
+
+    def _accept(self) -> Peer:
+        return Peer(self, self._limits)
+
+    async def _look_after_peers(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            now_s = loop.time()
+            for peer in tuple(self._peers):
+                self._look_after(peer, now_s)
+
+    def _look_after(self, peer: Peer, now_s: float) -> None:
+        settings, connection = self._settings, peer.connection
+        connection.forgive()
+        if peer.stalled_s is not None and now_s - peer.stalled_s > settings.stalled_s_max:
+            log.info("client_disconnected", why="it does not read its answers")
+            peer.abort()
+        elif not connection.greeted and now_s - peer.opened_s > settings.greeting_s_max:
+            peer.abort()
+        elif now_s - peer.heard_s > settings.silence_s_max:
+            peer.abort()
+        elif connection.greeted and now_s - peer.heard_s > settings.ping_s:
+            connection.ping()
 
 
-def _call_of(context: Context) -> CallContext:
-    left_s: float | None = context.time_remaining()
-    if left_s is None:
-        return CallContext(deadline=None)
-    margin_s = min(_MARGIN_S, left_s / 5)
-    return CallContext(deadline=asyncio.get_running_loop().time() + left_s - margin_s)
-
-
-async def _parsed(kind: type[Request], messages: AsyncIterator[bytes]) -> AsyncIterator[Request]:
-    async for data in messages:
-        yield validation.parse(kind, data)
-
-
-async def _send(context: Context, message: Message) -> None:
-    await context.write(message.SerializeToString())
+def _is_background(method: Method | None) -> bool:
+    return isinstance(method, Streaming) and method.background

@@ -16,6 +16,7 @@ from cluster.types import ShardId
 from proto import coupon_pb2, node_pb2
 from router import bulk, errors, follow, validation
 from router.bulk import BulkIssue
+from router.calls import Reply
 from router.dispatch import Dispatcher
 from router.errors import ApiError
 from router.follow import Follower
@@ -63,17 +64,18 @@ class CouponService:
 
     # --- coupons -----------------------------------------------------------------------------------------------------
 
-    async def issue_coupon(
-        self, request: coupon_pb2.IssueCouponRequest, call: CallContext
-    ) -> coupon_pb2.IssueCouponResponse:
-        response = await self.issue_coupon_bytes(request.SerializeToString(), call)
-        return coupon_pb2.IssueCouponResponse.FromString(response)
+    def begin_issue_coupon(self, data: bytes, call: CallContext, reply: Reply) -> None:
+        """IssueCoupon, in bytes and without a task for each call: the node's response passes unparsed. `reply` is called
+        once, later (router.calls.answer_of waits for it).
 
-    async def issue_coupon_bytes(self, data: bytes, call: CallContext) -> bytes:
-        """`issue_coupon` for transports that have bytes and want bytes: the node's response passes unparsed."""
+        Raises:
+            ApiError: nobody will be called.
+        """
         request = validation.parse(coupon_pb2.IssueCouponRequest, data)
         validation.check_issue_coupon(request)
-        return await self._ask(node_pb2.ISSUE_COUPON, shard_of(request.campaign_id, self._shards), data, call)
+        self._require_running()
+        shard = shard_of(request.campaign_id, self._shards)
+        self._dispatcher.submit(node_pb2.ISSUE_COUPON, shard, data, self._deadline(call), reply)
 
     async def issue_coupons(
         self, requests: AsyncIterator[coupon_pb2.IssueCouponsRequest], call: CallContext, send: bulk.Send

@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from proto import coupon_pb2
-from router.errors import Violation, invalid
+from router.errors import ApiError, Violation, invalid
 from router.tokens import InvalidToken, ListPosition, parse_campaigns_token, parse_coupons_token
 
 REQUEST_BYTES_MAX = 1 << 20
@@ -47,11 +47,15 @@ class AdministrativeRequest(Protocol):
 def parse(kind: type[Request], data: bytes) -> Request:
     """The request in `data`. Raises ApiError for bytes that are none, and for more than 1 MiB of them."""
     if len(data) > REQUEST_BYTES_MAX:
-        raise invalid(Violation("", f"must be at most {REQUEST_BYTES_MAX} bytes, not {len(data)}"))
+        raise oversized(len(data))
     try:
         return kind.FromString(data)
     except DecodeError as error:
         raise invalid(Violation("", f"is not a {kind.DESCRIPTOR.full_name}")) from error
+
+
+def oversized(size: int) -> ApiError:
+    return invalid(Violation("", f"must be at most {REQUEST_BYTES_MAX} bytes, not {size}"))
 
 
 def check_issue_coupon(request: coupon_pb2.IssueCouponRequest) -> None:

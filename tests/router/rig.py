@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -18,11 +19,12 @@ from cluster.records import Keyspace, NodeRecord, NodeState, OwnerRecord
 from cluster.types import Incarnation, LeaseId, NodeId, Revision, ShardId
 from cluster.watch import Changes, Snapshot
 from proto import coupon_pb2, node_pb2
+from router.calls import answer_of
 from router.dispatch import Dispatcher, DispatchSettings
 from router.grpc_nodes import GrpcNodes
 from router.interrupt import Interrupted
 from router.link import LinkSettings, NodeLink
-from router.server import GrpcServer, ServerSettings
+from router.server import ApiServer, ServerSettings
 from router.service import CallContext, CouponService, ServiceSettings
 from router.topology import TopologyFollower
 from tests.router.fake_node import IDENTITY, FakeNode
@@ -102,8 +104,8 @@ class Rig:
 
     async def issue(self, user: str = "u", campaign: str = "c", timeout_s: float = 5.0) -> coupon_pb2.Coupon:
         request = coupon_pb2.IssueCouponRequest(campaign_id=campaign, user_id=user)
-        response = await self.service.issue_coupon(request, within(timeout_s))
-        return response.coupon
+        begin = partial(self.service.begin_issue_coupon, request.SerializeToString(), within(timeout_s))
+        return coupon_pb2.IssueCouponResponse.FromString(await answer_of(begin)).coupon
 
 
 def within(timeout_s: float) -> CallContext:
@@ -138,8 +140,8 @@ async def rig(
 
 
 @asynccontextmanager
-async def served(router: Rig, settings: ServerSettings | None = None) -> AsyncIterator[tuple[GrpcServer, "Client"]]:
-    server = GrpcServer(router.service, settings or ServerSettings(drain_s_max=1.0))
+async def served(router: Rig, settings: ServerSettings | None = None) -> AsyncIterator[tuple[ApiServer, "Client"]]:
+    server = ApiServer(router.service, settings or ServerSettings(drain_s_max=1.0))
     address = server.listen("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(address) as channel:

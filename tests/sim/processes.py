@@ -29,6 +29,7 @@ from node.member import Member, NodeIdInUse
 from node.server import NodeServer
 from proto import node_pb2
 from router.bulk import Send
+from router.calls import answer_of
 from router.dispatch import Dispatcher, DispatchSettings
 from router.errors import ApiError
 from router.link import LinkSettings, NodeLink
@@ -314,7 +315,8 @@ class RouterProcess(Process):
             match method:
                 case "issue_coupon":
                     assert request.message is not None
-                    yield await service.issue_coupon_bytes(request.message.SerializeToString(), call)
+                    data = request.message.SerializeToString()
+                    yield await answer_of(partial(service.begin_issue_coupon, data, call))
                 case "issue_coupons":
                     async for answer in _sent(partial(service.issue_coupons, requests, call)):
                         yield answer

@@ -1,0 +1,143 @@
+"""The public API on grpc.aio: the same methods behind somebody else's transport, to compare our own with.
+
+Messages arrive as bytes, so that garbage and what is too large are answered by our own rules: grpc would call the one
+INTERNAL and the other RESOURCE_EXHAUSTED.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TypeAlias
+
+import grpc
+import grpc.aio
+import structlog
+
+from router.api import SERVICE_NAME, Method, Prompt, Streaming, Unary, methods
+from router.calls import answer_of
+from router.errors import ApiError
+from router.grpc_wire import Failed
+from router.health import SERVING, Health
+from router.peer import deadline_of
+from router.server import ServerSettings
+from router.service import CallContext, CouponService
+
+log = structlog.get_logger()
+
+RECEIVE_BYTES_MAX = 16 << 20
+"""Larger messages never reach us; smaller ones over 1 MiB are answered by name."""
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+Context = grpc.aio.ServicerContext[bytes, bytes]
+Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
+
+
+class AioServer:
+    """As router.server.ApiServer. To be made inside the event loop that it runs in."""
+
+    def __init__(self, service: CouponService, settings: ServerSettings) -> None:
+        self.health = Health()
+        self._service = service
+        self._settings = settings
+        self._calls = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._server = grpc.aio.server(
+            options=[
+                ("grpc.max_receive_message_length", RECEIVE_BYTES_MAX),
+                # Two routers on one port would each get half of the connections, in silence.
+                ("grpc.so_reuseport", 0),
+            ],
+            maximum_concurrent_rpcs=settings.rpcs_max,
+        )
+        by_service: dict[str, dict[str, Handler]] = {}
+        for path, method in methods(service, self.health).items():
+            _, service_name, name = path.split("/")
+            by_service.setdefault(service_name, {})[name] = self._handler(method)
+        handlers = [grpc.method_handlers_generic_handler(name, handlers) for name, handlers in by_service.items()]
+        self._server.add_generic_rpc_handlers(tuple(handlers))
+
+    def listen(self, address: str) -> str:
+        """Binds HOST:PORT, where port 0 is a free one; returns it with the port that it became.
+
+        Raises:
+            RuntimeError: it cannot be bound.
+        """
+        port = self._server.add_insecure_port(address)
+        return f"{address.rpartition(':')[0]}:{port}"
+
+    async def start(self) -> None:
+        await self._server.start()
+        self.health.set(SERVICE_NAME, SERVING)
+
+    async def stop(self) -> None:
+        """Says NOT_SERVING, refuses what is new, answers what it has (for `drain_s_max` at most), ends."""
+        self.health.shut_down()
+        self._service.stop()
+        try:
+            async with asyncio.timeout(self._settings.drain_s_max):
+                await self._idle.wait()
+        except TimeoutError:
+            log.warning("drain_cut_short", calls=self._calls)
+        # The last answers still have to leave; health watchers would stay for ever.
+        await self._server.stop(0.2)
+
+    def _handler(self, method: Method) -> Handler:
+        match method:
+            case Prompt():
+                return grpc.unary_unary_rpc_method_handler(self._prompt(method))
+            case Unary():
+                return grpc.unary_unary_rpc_method_handler(self._unary(method))
+            case Streaming():
+                return grpc.stream_stream_rpc_method_handler(self._streaming(method))
+
+    def _prompt(self, method: Prompt) -> Callable[[bytes, Context], object]:
+        async def handle(data: bytes, context: Context) -> bytes:
+            async with self._rpc(context):
+                return await answer_of(partial(method.begin, data, _call_of(context)))
+
+        return handle
+
+    def _unary(self, method: Unary) -> Callable[[bytes, Context], object]:
+        async def handle(data: bytes, context: Context) -> bytes:
+            async with self._rpc(context):
+                return await method.handle(data, _call_of(context))
+
+        return handle
+
+    def _streaming(self, method: Streaming) -> Callable[[AsyncIterator[bytes], Context], object]:
+        async def handle(messages: AsyncIterator[bytes], context: Context) -> None:
+            async with self._rpc(context, background=method.background):
+                await method.handle(messages, _call_of(context), context.write)
+
+        return handle
+
+    @asynccontextmanager
+    async def _rpc(self, context: Context, *, background: bool = False) -> AsyncIterator[None]:
+        """Around one RPC: it is counted, and its failure becomes its status."""
+        if not background:
+            self._calls += 1
+            self._idle.clear()
+        try:
+            yield
+        except ApiError as error:
+            status = error.status()
+            details = (("grpc-status-details-bin", status.SerializeToString()),)
+            await context.abort(_CODES[status.code], status.message, details)
+        except Failed as error:
+            await context.abort(_CODES[error.code], error.message)
+        except Exception:
+            # A bug: its trace is for the log, nothing of it for the caller.
+            log.exception("call_failed")
+            await context.abort(grpc.StatusCode.INTERNAL, "internal error")
+        finally:
+            if not background:
+                self._calls -= 1
+                if not self._calls:
+                    self._idle.set()
+
+
+def _call_of(context: Context) -> CallContext:
+    left_s: float | None = context.time_remaining()
+    return CallContext(None if left_s is None else deadline_of(left_s, asyncio.get_running_loop()))

@@ -1,0 +1,179 @@
+"""gRPC as it is written on HTTP/2: messages with a prefix, timeouts, statuses in trailers. Pure.
+
+    message: compressed 1 byte (0 or 1) | length 4 bytes, big-endian | the message
+
+Source: "gRPC over HTTP2" (PROTOCOL-HTTP2.md) and "Compression" of the gRPC project.
+"""
+
+import base64
+import re
+import zlib
+from collections.abc import Mapping
+from functools import lru_cache
+from struct import Struct
+
+from google.rpc import code_pb2, status_pb2
+
+from router.http2.headers import fields_block, response_block
+
+CONTENT_TYPE = b"application/grpc"
+_PREFIX = Struct(">BI")
+PREFIX_BYTES = _PREFIX.size
+
+HEAD = response_block(200, CONTENT_TYPE, [(b"grpc-accept-encoding", b"identity,gzip")])
+"""What every response with a message begins with."""
+OK = fields_block([(b"grpc-status", b"0")])
+"""What it ends with."""
+NOT_GRPC = response_block(415, b"text/plain")
+NOT_POST = response_block(405, b"text/plain")
+
+_STATUS_BYTES_MAX = 4_096
+"""Of a status with its details. Clients take some 8 KiB of trailers."""
+_MESSAGE_CHARACTERS_MAX = 512
+
+_TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])")
+_UNITS_S = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
+
+
+class Failed(Exception):
+    """A call ends with a plain status, without details.
+
+    Args:
+        code: a google.rpc.Code.
+    """
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+class MessageTooLarge(Exception):
+    def __init__(self, size: int) -> None:
+        super().__init__(f"a message of {size} bytes")
+        self.size = size
+
+
+def written(message: bytes) -> bytes:
+    return _PREFIX.pack(0, len(message)) + message
+
+
+def whole(data: bytes) -> bytes | None:
+    """The message, if `data` is one message and it is not compressed: what a unary call nearly always sends."""
+    if len(data) >= PREFIX_BYTES and data[0] == 0 and _PREFIX.unpack_from(data)[1] == len(data) - PREFIX_BYTES:
+        return data[PREFIX_BYTES:]
+    return None
+
+
+class MessageReader:
+    """Cuts one direction of a call into its messages. Keeps no more of it than one message and its prefix."""
+
+    def __init__(self, bytes_max: int, encoding: bytes | None) -> None:
+        """
+        Args:
+            bytes_max: of a message, before and after it was compressed.
+            encoding: `grpc-encoding` of the call; None: identity.
+        """
+        self._bytes_max = bytes_max
+        self._encoding = encoding
+        self._buffer = bytearray()
+
+    @property
+    def kept_bytes(self) -> int:
+        return len(self._buffer)
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The messages that are now complete.
+
+        Raises:
+            MessageTooLarge: as soon as its prefix says so.
+            Failed: the message is compressed in a way that we do not know, or broken.
+        """
+        buffer = self._buffer
+        buffer += data
+        messages = []
+        at = 0
+        while len(buffer) - at >= PREFIX_BYTES:
+            compressed, size = _PREFIX.unpack_from(buffer, at)
+            if size > self._bytes_max:
+                raise MessageTooLarge(size)
+            end = at + PREFIX_BYTES + size
+            if len(buffer) < end:
+                break
+            message = bytes(buffer[at + PREFIX_BYTES : end])
+            messages.append(self._decompressed(message) if compressed else message)
+            at = end
+        del buffer[:at]
+        return messages
+
+    def _decompressed(self, message: bytes) -> bytes:
+        if self._encoding is None or self._encoding == b"identity":
+            raise Failed(code_pb2.INTERNAL, "a compressed message without grpc-encoding")
+        if self._encoding != b"gzip":
+            raise Failed(code_pb2.UNIMPLEMENTED, "grpc-encoding may be identity or gzip")
+        reader = zlib.decompressobj(zlib.MAX_WBITS | 16)
+        try:
+            data = reader.decompress(message, self._bytes_max + 1)
+        except zlib.error as error:
+            raise Failed(code_pb2.INTERNAL, "the message is no gzip") from error
+        if len(data) > self._bytes_max:
+            raise MessageTooLarge(len(data))
+        if not reader.eof:
+            raise Failed(code_pb2.INTERNAL, "the message's gzip has no end")
+        return data
+
+
+def timeout_s(fields: Mapping[bytes, bytes]) -> float | None:
+    """What the client allows for the call; None: no limit.
+
+    Raises:
+        Failed: it is not a timeout.
+    """
+    value = fields.get(b"grpc-timeout")
+    if value is None:
+        return None
+    match = _TIMEOUT.fullmatch(value)
+    if match is None:
+        raise Failed(code_pb2.INVALID_ARGUMENT, "grpc-timeout is 1 to 8 digits and one of H, M, S, m, u, n")
+    return int(match[1]) * _UNITS_S[match[2]]
+
+
+@lru_cache(maxsize=1_024)
+def trailers(code: int, message: str) -> bytes:
+    """Of a plain status."""
+    return fields_block(_status_fields(code, message))
+
+
+@lru_cache(maxsize=1_024)
+def only_trailers(code: int, message: str) -> bytes:
+    """A response that has nothing but a plain status."""
+    return response_block(200, CONTENT_TYPE, _status_fields(code, message))
+
+
+def detailed_trailers(status: status_pb2.Status) -> bytes:
+    return fields_block(_detailed_fields(status))
+
+
+def only_detailed_trailers(status: status_pb2.Status) -> bytes:
+    return response_block(200, CONTENT_TYPE, _detailed_fields(status))
+
+
+def _status_fields(code: int, message: str) -> list[tuple[bytes, bytes]]:
+    text = percent_encoded(message[:_MESSAGE_CHARACTERS_MAX])
+    return [(b"grpc-status", b"%d" % code), (b"grpc-message", text)]
+
+
+def _detailed_fields(status: status_pb2.Status) -> list[tuple[bytes, bytes]]:
+    fields = _status_fields(status.code, status.message)
+    details = status.SerializeToString()
+    # A client drops a whole response whose trailers it finds too long.
+    if len(details) <= _STATUS_BYTES_MAX:
+        fields.append((b"grpc-status-details-bin", base64.b64encode(details).rstrip(b"=")))
+    return fields
+
+
+def percent_encoded(text: str) -> bytes:
+    """As `grpc-message` is: printable ASCII but for the percent sign stands for itself."""
+    return b"".join(
+        bytes([byte]) if 0x20 <= byte <= 0x7E and byte != 0x25 else b"%%%02X" % byte for byte in text.encode()
+    )

@@ -1,0 +1,108 @@
+"""What a client has sent on one call, as messages, until they are taken. Bounded for each call and for all together."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+
+from google.rpc import code_pb2
+
+from router import validation
+from router.errors import ApiError
+from router.grpc_wire import Failed, MessageReader, MessageTooLarge
+
+
+class Budget:
+    """Bytes that all clients together may have us keep."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self.kept = 0
+
+    def keep(self, count: int) -> bool:
+        """Whether there is room for them. They count either way, until they are given back."""
+        self.kept += count
+        return self.kept <= self._bytes_max
+
+    def give_back(self, count: int) -> None:
+        self.kept -= count
+        assert self.kept >= 0, "gave back more than was kept"
+
+
+class Inbox:
+    def __init__(self, encoding: bytes | None, budget: Budget, consumed: Callable[[int], None]) -> None:
+        """
+        Args:
+            encoding: the call's grpc-encoding.
+            consumed: told of so many bytes that the client may send again.
+        """
+        self._reader = MessageReader(validation.REQUEST_BYTES_MAX, encoding)
+        self._budget = budget
+        self._consumed = consumed
+        self._messages: deque[bytes] = deque()
+        self._kept = 0
+        self._ended = False
+        self._failure: ApiError | Failed | None = None
+        self._news = asyncio.Event()
+
+    @property
+    def failure(self) -> ApiError | Failed | None:
+        """Why no further message can be read."""
+        return self._failure
+
+    def put(self, data: bytes, *, ended: bool) -> None:
+        self._ended = ended
+        self._kept += len(data)
+        room = self._budget.keep(len(data))
+        try:
+            if self._failure is None:
+                self._messages.extend(self._reader.feed(data))
+        except MessageTooLarge as error:
+            self._failure = validation.oversized(error.size)
+        except Failed as error:
+            self._failure = error
+        if not room and self._failure is None:
+            self._failure = Failed(code_pb2.RESOURCE_EXHAUSTED, "too many calls that are not complete")
+        self._news.set()
+
+    def only(self) -> bytes:
+        """The one message of a unary call that has ended.
+
+        Raises:
+            ApiError, Failed: it has none, more, or none that can be read.
+        """
+        if self._failure is not None:
+            raise self._failure
+        if len(self._messages) != 1 or self._reader.kept_bytes:
+            raise Failed(code_pb2.INVALID_ARGUMENT, "the call needs exactly one message")
+        return self._messages[0]
+
+    async def messages(self) -> AsyncIterator[bytes]:
+        """One after another, until the client has sent its last.
+
+        Raises:
+            ApiError, Failed: what follows cannot be read.
+        """
+        while True:
+            while self._messages:
+                message = self._messages.popleft()
+                if not self._messages:
+                    self._give_back(self._kept - self._reader.kept_bytes)
+                yield message
+            if self._failure is not None:
+                raise self._failure
+            if self._ended:
+                if self._reader.kept_bytes:
+                    raise Failed(code_pb2.INVALID_ARGUMENT, "the call ended in the middle of a message")
+                return
+            self._news.clear()
+            await self._news.wait()
+
+    def close(self) -> None:
+        """Nobody takes any more. May be said twice."""
+        self._messages.clear()
+        self._give_back(self._kept)
+
+    def _give_back(self, count: int) -> None:
+        self._kept -= count
+        self._budget.give_back(count)
+        self._consumed(count)

@@ -1,0 +1,248 @@
+"""One client's socket: what its connection says is read and written, its calls are begun, answered and given up.
+
+A call of the one method that everybody calls at noon is begun by a function and answered by a callback; every other one
+gets a task. A client that does not read what it is sent is not read from either.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import structlog
+from google.rpc import code_pb2
+
+from router import grpc_wire
+from router.api import Method, Prompt, Streaming, Unary
+from router.errors import ApiError
+from router.grpc_wire import Failed
+from router.http2.connection import Connection, Limits, Stream
+from router.http2.headers import Request
+from router.inbox import Budget, Inbox
+from router.service import CallContext
+from router.streaming import INTERNAL, StreamingCall, failure_block
+
+log = structlog.get_logger()
+
+_MARGIN_S = 0.03
+"""So much before the client's deadline the answer has to be ready: when the deadline comes, the client has no ear for
+details any more."""
+_FULL = grpc_wire.only_trailers(code_pb2.RESOURCE_EXHAUSTED, "too many calls at a time")
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What the header fields of a call mean."""
+
+    method: Method | None
+    refusal: bytes
+    """The whole response, where there is no method."""
+    timeout_s: float | None = None
+    encoding: bytes | None = None
+
+
+class Host(Protocol):
+    """What all connections of a server have in common."""
+
+    methods: Mapping[bytes, Method]
+    budget: Budget
+
+    @property
+    def full(self) -> bool:
+        """No further call is taken."""
+        ...
+
+    def joined(self, peer: "Peer") -> None: ...
+
+    def left(self, peer: "Peer") -> None: ...
+
+    def began(self, method: Method | None) -> None:
+        """A call, on any connection; `done` follows, once."""
+        ...
+
+    def done(self, method: Method | None) -> None: ...
+
+
+class Peer(asyncio.Protocol):
+    def __init__(self, host: Host, limits: Limits) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.opened_s = self.heard_s = self._loop.time()
+        """loop.time()"""
+        self.stalled_s: float | None = None
+        """Since when it does not read what it is sent."""
+        self.connection = Connection(self, limits, self._wake)
+        self._host = host
+        self._transport: asyncio.Transport | None = None
+        self._writable = asyncio.Event()
+        self._writable.set()
+
+    # --- asyncio.Protocol ---------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._host.joined(self)
+        self.flush()
+
+    def data_received(self, data: bytes) -> None:
+        self.heard_s = self._loop.time()
+        self.connection.receive(data)
+        self.flush()
+
+    def pause_writing(self) -> None:
+        assert self._transport is not None
+        self.stalled_s = self._loop.time()
+        self._writable.clear()
+        self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        assert self._transport is not None
+        self.stalled_s = None
+        self._writable.set()
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._transport = None
+        self.connection.lost()
+        self._host.left(self)
+
+    # --- the socket ---------------------------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Write what the connection has to say; close the socket behind its last word."""
+        out = self.connection.take()
+        if self._transport is None or self._transport.is_closing():
+            return
+        if out:
+            self._transport.write(out)
+        if self.connection.ended:
+            if self.connection.fault:
+                log.info("client_disconnected", why=self.connection.fault)
+            self._transport.close()
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _wake(self) -> None:
+        # What else is answered in this turn of the loop leaves in the same write.
+        self._loop.call_soon(self.flush)
+
+    # --- router.http2.connection.Calls --------------------------------------------------------------------------------
+
+    def understand(self, request: Request) -> Head:
+        if request.method != b"POST":
+            return Head(None, grpc_wire.NOT_POST)
+        if not request.fields.get(b"content-type", b"").startswith(grpc_wire.CONTENT_TYPE):
+            return Head(None, grpc_wire.NOT_GRPC)
+        method = self._host.methods.get(request.path)
+        if method is None:
+            return Head(None, grpc_wire.only_trailers(code_pb2.UNIMPLEMENTED, "no such method"))
+        try:
+            timeout_s = grpc_wire.timeout_s(request.fields)
+        except Failed as error:
+            return Head(None, grpc_wire.only_trailers(error.code, error.message))
+        return Head(method, b"", timeout_s, request.fields.get(b"grpc-encoding"))
+
+    def opened(self, stream: Stream) -> None:
+        method = stream.head.method
+        full = self._host.full
+        self._host.began(method)
+        if method is None:
+            self.connection.finish(stream, stream.head.refusal)
+        elif full:
+            self.connection.finish(stream, _FULL)
+        elif isinstance(method, Streaming):
+            stream.user = StreamingCall(
+                self.connection, stream, self._inbox(stream), self._context(stream), self._writable
+            )
+            stream.user.start(method)
+
+    def received(self, stream: Stream, data: bytes, ended: bool) -> None:
+        if isinstance(stream.user, StreamingCall):
+            stream.user.inbox.put(data, ended=ended)
+            return
+        if stream.user is None and ended and (message := grpc_wire.whole(data)) is not None:
+            self._begin(stream, message)
+            return
+        # It comes in pieces, or compressed.
+        if stream.user is None:
+            stream.user = self._inbox(stream)
+        stream.user.put(data, ended=ended)
+        if ended or stream.user.failure is not None:
+            try:
+                message = stream.user.only()
+            except (ApiError, Failed) as error:
+                self._fail(stream, error)
+            else:
+                stream.user.close()
+                self._begin(stream, message)
+
+    def flushed(self, stream: Stream) -> None:
+        if isinstance(stream.user, StreamingCall):
+            stream.user.flushed.set()
+
+    def closed(self, stream: Stream, answered: bool) -> None:
+        self._host.done(stream.head.method)
+        match stream.user:
+            case Inbox() as inbox:
+                inbox.close()
+            case StreamingCall() as call:
+                call.close(answered)
+            case asyncio.Task() as task if not answered:
+                task.cancel()
+
+    # --- unary calls --------------------------------------------------------------------------------------------------
+
+    def _begin(self, stream: Stream, message: bytes) -> None:
+        method = stream.head.method
+        self.connection.consumed(stream, stream.unconsumed)
+        if not isinstance(method, Prompt):
+            stream.user = self._loop.create_task(self._run(stream, method, message))
+            return
+        stream.user = None
+        reply = partial(self._reply, stream)
+        try:
+            method.begin(message, self._context(stream), reply)
+        except ApiError as error:
+            self._fail(stream, error)
+        except Exception:
+            log.exception("call_failed")
+            self._fail(stream, INTERNAL)
+
+    async def _run(self, stream: Stream, method: Unary, message: bytes) -> None:
+        try:
+            answer = await method.handle(message, self._context(stream))
+        except (ApiError, Failed) as error:
+            self._fail(stream, error)
+        except Exception:
+            # A bug: its trace is for the log, nothing of it for the caller.
+            log.exception("call_failed")
+            self._fail(stream, INTERNAL)
+        else:
+            self._reply(stream, answer)
+
+    def _reply(self, stream: Stream, result: bytes | ApiError) -> None:
+        if isinstance(result, ApiError):
+            self._fail(stream, result)
+        else:
+            self.connection.answer(stream, grpc_wire.HEAD, grpc_wire.written(result), grpc_wire.OK)
+
+    def _fail(self, stream: Stream, error: ApiError | Failed) -> None:
+        self.connection.finish(stream, failure_block(error, only=True))
+
+    # --- all calls ----------------------------------------------------------------------------------------------------
+
+    def _inbox(self, stream: Stream) -> Inbox:
+        return Inbox(stream.head.encoding, self._host.budget, partial(self.connection.consumed, stream))
+
+    def _context(self, stream: Stream) -> CallContext:
+        timeout_s = stream.head.timeout_s
+        return CallContext(None if timeout_s is None else deadline_of(timeout_s, self._loop))
+
+
+def deadline_of(timeout_s: float, loop: asyncio.AbstractEventLoop) -> float:
+    """loop.time() by which the answer to a call has to be ready."""
+    return loop.time() + timeout_s - min(_MARGIN_S, timeout_s / 5)
