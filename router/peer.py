@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Protocol, cast
 
 import structlog
 from google.rpc import code_pb2
@@ -80,8 +80,8 @@ class Peer(asyncio.Protocol):
     # --- asyncio.Protocol ---------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's are asyncio.Transports in all but their type.
+        self._transport = cast(asyncio.Transport, transport)
         self._host.joined(self)
         self.flush()
 
