@@ -25,6 +25,8 @@ from router.link import NodeLink
 @dataclass(frozen=True, slots=True)
 class DispatchSettings:
     calls_max: int = 20_000
+    node_calls_max: int = 2_500
+    """With one node, when `require_room` is asked."""
     bytes_max: int = 64 << 20
     """Of requests."""
     retry_s: float = 0.005
@@ -74,7 +76,7 @@ class Dispatcher:
         if deadline <= now:
             raise errors.not_in_time()
         if self._calls >= self._settings.calls_max or self._bytes + len(request) > self._settings.bytes_max:
-            raise errors.overloaded(self._pace.clear_s(self._calls, now) * self._rng.uniform(0.5, 1.5))
+            raise self._overloaded(self._calls, now)
         self._arrivals += 1
         call = PendingCall(self._arrivals, shard, method, request, deadline, reply)
         call.timer = loop.call_at(deadline, self._expire, call)
@@ -83,6 +85,17 @@ class Dispatcher:
         line = self._lines[shard]
         line.push(call)
         self._offer(line)
+
+    def require_room(self, shard: ShardId) -> None:
+        """For callers who would rather be refused at once than wait behind all that its owner has to do.
+
+        Raises:
+            ApiError: OVERLOADED. Not while the shard has no owner that is reached: how long that takes has nothing to do
+                with how many wait.
+        """
+        link = self._links.get(self._lines[shard].address or "")
+        if link is not None and link.calls_in_flight >= self._settings.node_calls_max:
+            raise self._overloaded(link.calls_in_flight, asyncio.get_running_loop().time())
 
     def link_of(self, shard: ShardId) -> NodeLink | None:
         """The link to the shard's owner, if it is up."""
@@ -241,6 +254,10 @@ class Dispatcher:
         self._calls -= 1
         self._bytes -= len(call.request)
         call.reply(result)
+
+    def _overloaded(self, calls: int, now: float) -> ApiError:
+        """`calls` are in front of the one that is refused."""
+        return errors.overloaded(self._pace.clear_s(calls, now) * self._rng.uniform(0.5, 1.5))
 
     # --- lines -------------------------------------------------------------------------------------------------------
 

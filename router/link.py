@@ -93,6 +93,10 @@ class NodeLink:
         self._spoke_at = 0.0
         self._wrote_at = 0.0
 
+    @property
+    def calls_in_flight(self) -> int:
+        return len(self._in_flight)
+
     def wake(self) -> None:
         """The source has calls for this node."""
         self._work.set()

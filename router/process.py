@@ -35,8 +35,7 @@ async def run_router(settings: RouterSettings, on_ready: Callable[[str], None]) 
         TimeoutError: etcd did not answer.
         RuntimeError: the address cannot be bound.
     """
-    # Campaign ids that nobody chose come from it too, and must not repeat.
-    rng = random.SystemRandom()
+    rng = random.Random()
     keys = Keyspace(settings.key_prefix)
     etcd = EtcdClient(settings.endpoints(), GrpcEtcd, rng=rng, answer_max_s=settings.etcd_answer_s_max)
     try:
@@ -55,15 +54,15 @@ async def _serve(
     on_ready: Callable[[str], None],
 ) -> None:
     shards = cluster.config.shards
-    dispatcher = Dispatcher(
-        shards, DispatchSettings(calls_max=settings.calls_max, bytes_max=settings.call_bytes_max), rng
-    )
+    limits = DispatchSettings(settings.calls_max, settings.node_calls_max, settings.call_bytes_max)
+    dispatcher = Dispatcher(shards, limits, rng)
     service = CouponService(
         dispatcher,
         shards=shards,
         codec=cluster.codec,
         settings=ServiceSettings(settings.default_timeout_s, settings.stream_items_max),
-        rng=rng,
+        # Campaign ids that nobody chose come from it, and must not repeat.
+        rng=random.SystemRandom(),
     )
     server = ApiServer(service, ServerSettings(settings.rpcs_max, settings.drain_s_max))
     address = server.listen(settings.listen)

@@ -72,9 +72,11 @@ class CouponService:
             ApiError: nobody will be called.
         """
         request = validation.parse(coupon_pb2.IssueCouponRequest, data)
+        shard = shard_of(request.campaign_id, self._shards)
+        # First of all, since what is refused has to cost little: when too many come, most are.
+        self._dispatcher.require_room(shard)
         validation.check_issue_coupon(request)
         self._require_running()
-        shard = shard_of(request.campaign_id, self._shards)
         self._dispatcher.submit(node_pb2.ISSUE_COUPON, shard, data, self._deadline(call), reply)
 
     async def issue_coupons(
