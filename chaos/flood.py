@@ -23,7 +23,7 @@ from proto.coupon_pb2_grpc import CouponServiceStub
 
 TIMES = 3.0
 """As much as it can carry."""
-CALLERS = 32
+CALLERS = 256
 """For each router: so many at a time keep it busy."""
 WARM_UP_S, PEAK_S = 3.0, 6.0
 SECONDS_PER_FAULT_SECOND = 4.5

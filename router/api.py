@@ -15,6 +15,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 from proto import coupon_pb2
 from router import health, validation
 from router.calls import Reply
+from router.errors import ApiError
 from router.grpc_wire import Failed
 from router.health import Health
 from router.service import CallContext, CouponService
@@ -28,8 +29,8 @@ Send: TypeAlias = Callable[[bytes], Awaitable[None]]
 class Prompt:
     """Begun at once and answered by a callback, since a task for each call would cost more than the call."""
 
-    begin: Callable[[bytes, CallContext, Reply], None]
-    """Raises ApiError; then nobody is called back."""
+    begin: Callable[[bytes, CallContext, Reply], ApiError | None]
+    """Returns why it was not begun; then nobody is called back. Returned, not raised: when too many come, most are."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,12 +15,12 @@ Reply = Callable[[bytes | ApiError], None]
 """Called once, with the coupon.v1 response or what came instead of it."""
 
 
-async def answer_of(begin: Callable[[Reply], None]) -> bytes:
+async def answer_of(begin: Callable[[Reply], ApiError | None]) -> bytes:
     """The response of a call that `begin` begins, for those who can wait for it. Who stops waiting abandons the answer,
     not the call.
 
     Raises:
-        ApiError: what came instead, or what `begin` raised.
+        ApiError: what came instead, or what `begin` has returned or raised.
     """
     answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
@@ -32,7 +32,8 @@ async def answer_of(begin: Callable[[Reply], None]) -> bytes:
         else:
             answer.set_result(result)
 
-    begin(reply)
+    if (error := begin(reply)) is not None:
+        raise error
     return await answer
 
 

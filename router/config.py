@@ -22,8 +22,8 @@ class RouterSettings(BaseSettings):
     calls_max: int = Field(default=20_000, ge=1)
     """Calls accepted and not yet answered; beyond it: RESOURCE_EXHAUSTED."""
     node_calls_max: int = Field(default=2_500, ge=1)
-    """IssueCoupon calls with one node, not yet answered; beyond it: RESOURCE_EXHAUSTED. Half a second of what a node can
-    do: who waits longer behind others has given up before it is decided."""
+    """Calls with one node, not yet answered; beyond it IssueCoupon is RESOURCE_EXHAUSTED. Some half a second of what a
+    node can do: who has more before him gives up before it is his turn."""
     call_bytes_max: int = Field(default=64 << 20, ge=1 << 20)
     """The same in bytes of requests."""
     rpcs_max: int = Field(default=30_000, ge=1)

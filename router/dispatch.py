@@ -26,7 +26,7 @@ from router.link import NodeLink
 class DispatchSettings:
     calls_max: int = 20_000
     node_calls_max: int = 2_500
-    """With one node, when `require_room` is asked."""
+    """With one node, beyond which it is `crowded`."""
     bytes_max: int = 64 << 20
     """Of requests."""
     retry_s: float = 0.005
@@ -86,16 +86,14 @@ class Dispatcher:
         line.push(call)
         self._offer(line)
 
-    def require_room(self, shard: ShardId) -> None:
-        """For callers who would rather be refused at once than wait behind all that its owner has to do.
-
-        Raises:
-            ApiError: OVERLOADED. Not while the shard has no owner that is reached: how long that takes has nothing to do
-                with how many wait.
-        """
-        link = self._links.get(self._lines[shard].address or "")
-        if link is not None and link.calls_in_flight >= self._settings.node_calls_max:
-            raise self._overloaded(link.calls_in_flight, asyncio.get_running_loop().time())
+    def crowded(self, shard: ShardId) -> ApiError | None:
+        """OVERLOADED, if its owner has so much to do that whoever comes now had better come again. Never while the
+        shard has no owner that is reached: how long that takes has nothing to do with how many wait."""
+        address = self._lines[shard].address
+        link = self._links.get(address) if address is not None else None
+        if link is None or link.calls_in_flight < self._settings.node_calls_max:
+            return None
+        return self._overloaded(link.calls_in_flight, asyncio.get_running_loop().time())
 
     def link_of(self, shard: ShardId) -> NodeLink | None:
         """The link to the shard's owner, if it is up."""

@@ -126,11 +126,16 @@ def refused(refusal: node_pb2.Refusal) -> ApiError:
 
 
 def overloaded(retry_after_s: float) -> ApiError:
-    """Under load thousands a second of them: their times are rounded, so that most are equal."""
+    """Shared among equal ones, to the hundredth of a second: under load there are thousands a second of them."""
+    return _overloaded(round(retry_after_s * 100))
+
+
+@lru_cache(maxsize=1024)
+def _overloaded(retry_after_cs: int) -> ApiError:
     return ApiError(
         coupon_pb2.OVERLOADED,
         "too much is in flight; nothing was done, try again later",
-        retry_after_s=round(retry_after_s, 2),
+        retry_after_s=retry_after_cs / 100,
     )
 
 

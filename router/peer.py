@@ -146,6 +146,20 @@ class Peer(asyncio.Protocol):
             return Head(None, grpc_wire.only_trailers(error.code, error.message))
         return Head(method, b"", timeout_s, request.fields.get(b"grpc-encoding"))
 
+    def requested(self, stream: Stream, data: bytes) -> bytes | None:
+        method = stream.head.method
+        if not isinstance(method, Prompt) or self._host.full or (message := grpc_wire.whole(data)) is None:
+            self.opened(stream)
+            if not stream.closed:
+                self.received(stream, data, True)
+            return None
+        error = self._prompt(method, stream, message)
+        if error is not None:
+            return failure_block(error, only=True)
+        self._host.began(method)
+        self.connection.consumed(stream, len(data))
+        return None
+
     def opened(self, stream: Stream) -> None:
         method = stream.head.method
         full = self._host.full
@@ -201,16 +215,17 @@ class Peer(asyncio.Protocol):
         self.connection.consumed(stream, stream.unconsumed)
         if not isinstance(method, Prompt):
             stream.user = self._loop.create_task(self._run(stream, method, message))
-            return
-        stream.user = None
-        reply = partial(self._reply, stream)
-        try:
-            method.begin(message, self._context(stream), reply)
-        except ApiError as error:
+        elif (error := self._prompt(method, stream, message)) is not None:
             self._fail(stream, error)
+
+    def _prompt(self, method: Prompt, stream: Stream, message: bytes) -> ApiError | Failed | None:
+        """Why it was not begun."""
+        try:
+            return method.begin(message, self._context(stream), partial(self._reply, stream))
         except Exception:
+            # A bug: its trace is for the log, nothing of it for the caller.
             log.exception("call_failed")
-            self._fail(stream, INTERNAL)
+            return INTERNAL
 
     async def _run(self, stream: Stream, method: Unary, message: bytes) -> None:
         try:
@@ -218,7 +233,6 @@ class Peer(asyncio.Protocol):
         except (ApiError, Failed) as error:
             self._fail(stream, error)
         except Exception:
-            # A bug: its trace is for the log, nothing of it for the caller.
             log.exception("call_failed")
             self._fail(stream, INTERNAL)
         else:

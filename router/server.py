@@ -169,14 +169,15 @@ class ApiServer:
     def _look_after(self, peer: Peer, now_s: float) -> None:
         settings, connection = self._settings, peer.connection
         connection.forgive()
+        silent_s = now_s - peer.heard_s
         if peer.stalled_s is not None and now_s - peer.stalled_s > settings.stalled_s_max:
             log.info("client_disconnected", why="it does not read its answers")
             peer.abort()
+        elif silent_s > settings.silence_s_max:
+            peer.abort()
         elif not connection.greeted and now_s - peer.opened_s > settings.greeting_s_max:
             peer.abort()
-        elif now_s - peer.heard_s > settings.silence_s_max:
-            peer.abort()
-        elif connection.greeted and now_s - peer.heard_s > settings.ping_s:
+        elif connection.greeted and silent_s > settings.ping_s:
             connection.ping()
 
 

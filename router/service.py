@@ -8,6 +8,7 @@ import asyncio
 import string
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from random import Random
 
 from cluster.codes import CodeCodec
@@ -54,6 +55,8 @@ class CouponService:
         self._codec = codec
         self._settings = settings
         self._rng = rng
+        self._home = lru_cache(maxsize=1_024)(partial(shard_of, shards=shards))
+        """`shard_of`, for the few campaigns that everybody asks for."""
         self._stop = Interrupt()
         self._stopping = False
 
@@ -64,20 +67,22 @@ class CouponService:
 
     # --- coupons -----------------------------------------------------------------------------------------------------
 
-    def begin_issue_coupon(self, data: bytes, call: CallContext, reply: Reply) -> None:
-        """IssueCoupon, in bytes and without a task for each call: the node's response passes unparsed. `reply` is called
-        once, later (router.calls.answer_of waits for it).
+    def begin_issue_coupon(self, data: bytes, call: CallContext, reply: Reply) -> ApiError | None:
+        """IssueCoupon, in bytes and without a task for each call: the node's response passes unparsed.
 
-        Raises:
-            ApiError: nobody will be called.
+        Returns why it was not begun. Otherwise `reply` is called once, later (router.calls.answer_of waits for it).
         """
-        request = validation.parse(coupon_pb2.IssueCouponRequest, data)
-        shard = shard_of(request.campaign_id, self._shards)
-        # First of all, since what is refused has to cost little: when too many come, most are.
-        self._dispatcher.require_room(shard)
-        validation.check_issue_coupon(request)
-        self._require_running()
-        self._dispatcher.submit(node_pb2.ISSUE_COUPON, shard, data, self._deadline(call), reply)
+        try:
+            request = validation.parse(coupon_pb2.IssueCouponRequest, data)
+            validation.check_issue_coupon(request)
+            self._require_running()
+            shard = self._home(request.campaign_id)
+            if (crowded := self._dispatcher.crowded(shard)) is not None:
+                return crowded
+            self._dispatcher.submit(node_pb2.ISSUE_COUPON, shard, data, self._deadline(call), reply)
+        except ApiError as error:
+            return error
+        return None
 
     async def issue_coupons(
         self, requests: AsyncIterator[coupon_pb2.IssueCouponsRequest], call: CallContext, send: bulk.Send

@@ -59,11 +59,9 @@ def oversized(size: int) -> ApiError:
 
 
 def check_issue_coupon(request: coupon_pb2.IssueCouponRequest) -> None:
-    violations = [
-        *_campaign_id("campaign_id", request.campaign_id),
-        *_identifier("user_id", request.user_id, required=True),
-        *_identifier("request_id", request.request_id, required=False),
-    ]
+    violations = _campaign_id("campaign_id", request.campaign_id)
+    violations += _identifier("user_id", request.user_id, required=True)
+    violations += _identifier("request_id", request.request_id, required=False)
     if violations:
         raise invalid(*violations)
 

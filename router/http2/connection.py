@@ -9,7 +9,7 @@ Source: RFC 9113.
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from router.http2 import frames
@@ -42,16 +42,16 @@ class Stream:
     """Bytes that the client lets us send on it."""
     receive_room: int
     """Bytes that we let the client send."""
+    heard_all: bool
+    """The request has ended."""
     user: Any = None
     """Whatever the answering side wants to find here again."""
-    heard_all: bool = False
-    """The request has ended."""
     closed: bool = False
     """Nothing more will be sent or told."""
     unconsumed: int = 0
     """Bytes received that count against the client's windows."""
-    pending: deque[bytes] = field(default_factory=deque)
-    """Of the response: waits for room."""
+    pending: deque[bytes] | None = None
+    """Of the response: waits for room. None: nothing ever had to."""
     pending_bytes: int = 0
     trailers: bytes | None = None
     """Follow what is pending."""
@@ -62,6 +62,11 @@ class Calls(Protocol):
 
     def understand(self, request: Request) -> object:
         """What a stream's `head` shall be. Asked once for all requests that begin with the same bytes."""
+        ...
+
+    def requested(self, stream: Stream, data: bytes) -> bytes | None:
+        """A whole request, as most are: instead of `opened` and `received`. Returns the whole response, if it is known
+        at once and nothing but header fields; then nothing else is told of this stream."""
         ...
 
     def opened(self, stream: Stream) -> None:
@@ -218,6 +223,8 @@ class Connection:
         """More of a response. `pending_bytes` of the stream says how much has to wait; `flushed` when none has."""
         if stream.closed or not data:
             return
+        if stream.pending is None:
+            stream.pending = deque()
         stream.pending.append(data)
         stream.pending_bytes += len(data)
         self._push(stream)
@@ -296,9 +303,10 @@ class Connection:
     def _close(self, stream: Stream, *, answered: bool = False) -> None:
         stream.closed = True
         del self.streams[stream.id]
-        self._blocked.pop(stream.id, None)
-        stream.pending.clear()
-        stream.pending_bytes = 0
+        if stream.pending:
+            self._blocked.pop(stream.id, None)
+            stream.pending.clear()
+            stream.pending_bytes = 0
         if stream.unconsumed:
             self._grant(stream.unconsumed)
             stream.unconsumed = 0
@@ -336,7 +344,12 @@ class Connection:
             if self._block is not None and kind != frames.CONTINUATION:
                 raise _Fault(frames.PROTOCOL_ERROR, "a header block was interrupted")
             if kind == frames.HEADERS and self._configured:
-                self._on_headers(flags, number, payload)
+                request_end = self._request_end(data, at, number) if flags == frames.END_HEADERS else 0
+                if request_end:
+                    self._on_request(number, payload, data[at + HEAD_BYTES : request_end])
+                    at = request_end
+                else:
+                    self._on_headers(flags, number, payload)
             elif kind == frames.DATA and self._configured:
                 self._on_data(flags, number, payload)
             else:
@@ -344,6 +357,35 @@ class Connection:
             if self.ended:
                 return b""
         return data[at:]
+
+    def _request_end(self, data: bytes, at: int, number: int) -> int:
+        """Where a new request ends whose HEADERS end at `at`, if all of it follows in one frame, as it nearly always
+        does; else 0."""
+        begin = at + HEAD_BYTES
+        if len(data) < begin or number <= self._last_stream or not number & 1:
+            return 0
+        high, size, kind, flags, stream = HEAD.unpack_from(data, at)
+        simple = kind == frames.DATA and flags == frames.END_STREAM and stream == number
+        whole = not high and size <= frames.FRAME_BYTES and begin + size <= len(data)
+        return begin + size if simple and whole else 0
+
+    def _on_request(self, number: int, block: bytes, body: bytes) -> None:
+        """A whole new request. As HEADERS and DATA one after the other, for less."""
+        size = len(body)
+        self._receive_room -= size
+        if self._receive_room < 0:
+            raise _Fault(frames.FLOW_CONTROL_ERROR, "more data than the connection has room for")
+        stream = self._open(number, block, heard_all=True)
+        if stream is None:
+            self._grant(size)
+            return
+        stream.unconsumed = size
+        if (response := self._calls.requested(stream, body)) is not None:
+            self._grant(size)
+            del self.streams[number]
+            stream.closed = True
+            flags = frames.END_HEADERS | frames.END_STREAM
+            self._out.append(HEAD.pack(0, len(response), frames.HEADERS, flags, number) + response)
 
     def _on_headers(self, flags: int, number: int, payload: bytes) -> None:
         if flags & (frames.PADDED | frames.WITH_PRIORITY):
@@ -381,23 +423,29 @@ class Connection:
                     raise _Fault(frames.PROTOCOL_ERROR, f"a second request on stream {number}")
                 self._tell(stream, b"", ended=True)
             return
+        stream = self._open(number, block, heard_all=bool(flags & frames.END_STREAM))
+        if stream is None:
+            return
+        self._calls.opened(stream)
+        if stream.heard_all:
+            self._tell(stream, b"", ended=True)
+
+    def _open(self, number: int, block: bytes, *, heard_all: bool) -> Stream | None:
+        """The stream of a new request; None: it is refused."""
         self._last_stream = number
         try:
             head = self._blocks.request(block)
         except MalformedRequest:
-            self._idle()
-            self._send(frames.rst_stream(number, frames.PROTOCOL_ERROR))
-            return
-        if len(self.streams) >= self._limits.streams_max:
-            self._idle()
-            self._send(frames.rst_stream(number, frames.REFUSED_STREAM))
-            return
-        stream = Stream(number, head, self._stream_room, self._limits.stream_bytes_max)
-        stream.heard_all = bool(flags & frames.END_STREAM)
-        self.streams[number] = stream
-        self._calls.opened(stream)
-        if stream.heard_all:
-            self._tell(stream, b"", ended=True)
+            code = frames.PROTOCOL_ERROR
+        else:
+            if len(self.streams) < self._limits.streams_max:
+                stream = Stream(number, head, self._stream_room, self._limits.stream_bytes_max, heard_all)
+                self.streams[number] = stream
+                return stream
+            code = frames.REFUSED_STREAM
+        self._idle()
+        self._send(frames.rst_stream(number, code))
+        return None
 
     def _on_data(self, flags: int, number: int, payload: bytes) -> None:
         size = len(payload)

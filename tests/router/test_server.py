@@ -11,8 +11,8 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from proto import coupon_pb2 as pb
 from proto import coupon_pb2_grpc
-from router.errors import CODES
 from router.api import SERVICE_NAME
+from router.errors import CODES
 from router.server import ServerSettings
 from tests.router.fake_node import issued, refusal, running_node, silent
 from tests.router.rig import Client, Details, rig, run, served
