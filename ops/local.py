@@ -294,7 +294,13 @@ class LocalCluster:
 async def supervise(child: Child) -> None:
     """Start the child again whenever it dies, until cancelled or it ends of its own accord, as a drained node does."""
     while returncode := await child.wait():
-        log.warning("child_died", child=child.name, returncode=returncode, restart_after_s=RESTART_AFTER_S)
+        log.warning(
+            "child_died",
+            child=child.name,
+            returncode=returncode,
+            said=child.log_tail(1),
+            restart_after_s=RESTART_AFTER_S,
+        )
         await asyncio.sleep(RESTART_AFTER_S)
         await child.start()
         log.info("child_restarted", child=child.name, pid=child.pid)
