@@ -29,6 +29,7 @@ from ops.child import Child, ChildSpec
 from ops.etcd_client import etcd_client
 from ops.layout import Layout, journal_dir
 from ops.local import LocalCluster, LocalSpec, supervise
+from ops.ports import ReservedPorts
 from ops.verify import Report, Source, verify
 
 SHARDS = 12
@@ -179,22 +180,24 @@ class ChaosCluster:
         return self._controls[node]
 
     @asynccontextmanager
-    async def twin(self, name: str, listen: str) -> AsyncIterator[Child]:
+    async def twin(self, name: str) -> AsyncIterator[Child]:
         """A second process with a node's id, listening elsewhere. It has been started, no more; killed at the end."""
         spec = self._children[name].spec
-        twin = Child(
-            replace(
-                spec,
-                name=f"{name}-twin",
-                log_path=spec.log_path.with_name(f"{name}-twin.log"),
-                env=dict(spec.env) | {"SEONCHAK_LISTEN": listen, "SEONCHAK_ADVERTISE": listen},
+        with ReservedPorts() as ports:
+            listen = f"127.0.0.1:{ports.take()}"
+            twin = Child(
+                replace(
+                    spec,
+                    name=f"{name}-twin",
+                    log_path=spec.log_path.with_name(f"{name}-twin.log"),
+                    env=dict(spec.env) | {"SEONCHAK_LISTEN": listen, "SEONCHAK_ADVERTISE": listen},
+                )
             )
-        )
-        await twin.start()
-        try:
-            yield twin
-        finally:
-            await twin.kill()
+            await twin.start()
+            try:
+                yield twin
+            finally:
+                await twin.kill()
 
     async def etcd_leader(self) -> str:
         """The member that leads; waits for one. Raises NotSettled."""

@@ -5,7 +5,6 @@ again what died. Knows processes; what they do with coupons is not its matter.
 """
 
 import asyncio
-import random
 import secrets
 import signal
 import sys
@@ -25,6 +24,7 @@ from ops.child import Child, ChildSpec
 from ops.etcd import EtcdBinary, EtcdMember, find_etcd, member_spec, start_member, wait_healthy
 from ops.etcd_client import etcd_client, watched_topology
 from ops.layout import Layout, data_dir_lock, journal_dir, plan_layout
+from ops.ports import ReservedPorts
 
 log = structlog.get_logger()
 
@@ -183,7 +183,7 @@ class LocalCluster:
             routers=spec.routers,
             etcd_members=spec.etcd_members,
             port=spec.port,
-            rng=random.Random(),
+            ports=self._stack.enter_context(ReservedPorts()),
         )
         if spec.fronts is not None:
             self._fronts = await spec.fronts(self._layout)
