@@ -15,7 +15,6 @@ from chaos.control import DiskState
 from chaos.history import Epochs, Fault, Overload, Trace
 from chaos.proxies import Link
 from chaos.restored import Restore
-from ops.ports import free_ports
 
 LEASE_TTL_S = 3.0
 """node.config's default, which the nodes of a chaos run have."""
@@ -224,7 +223,7 @@ class Faults:
         """A second process with the id of a node that lives: it has to give up by itself."""
         async with (
             self.fault(f"second process as {node}, which lives", []),
-            self.cluster.twin(node, self._free_address()) as twin,
+            self.cluster.twin(node) as twin,
             asyncio.timeout(TWIN_ENDS_S_MAX),
         ):
             if await twin.wait() == 0:
@@ -235,7 +234,7 @@ class Faults:
         async with self.fault(f"second process as {node}, which is frozen", [node], (Trace.EPOCH_CHANGED,)):
             self.cluster.freeze(node)
             try:
-                async with self.cluster.twin(node, self._free_address()) as twin:
+                async with self.cluster.twin(node) as twin:
                     await asyncio.sleep(PAST_LEASE_S)
                     await twin.ready(TWIN_ENDS_S_MAX)
                     await self.pause(1.0, 2.0)
@@ -371,9 +370,6 @@ class Faults:
         yield fault
         if heals:
             fault.to_s = self._now_s()
-
-    def _free_address(self) -> str:
-        return f"127.0.0.1:{free_ports(1, self.rng)[0]}"
 
 
 def _names(links: Sequence[Link]) -> str:

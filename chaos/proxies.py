@@ -13,6 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ops.ports import ReservedPorts
+
 CHUNK_BYTES = 1 << 16
 _CHUNKS_MAX = 1_024
 """Of a direction of one connection on their way; beyond it the sender's window closes."""
@@ -103,10 +105,12 @@ class Network:
         self._processes = processes
         self._links: dict[tuple[str, str], Link] = {}
         self._proxies: dict[str, list[_Proxy]] = {}
+        self._ports = ReservedPorts()
 
     async def front(self, server: str, address: str) -> str:
         """Put a proxy in front of one port of a server, which need not run yet. The proxy's HOST:PORT."""
-        proxy = _Proxy(address, lambda pid_of_client: self._link_of(pid_of_client, server), self._processes)
+        port = self._ports.take()
+        proxy = _Proxy(port, address, lambda pid_of_client: self._link_of(pid_of_client, server), self._processes)
         await proxy.listen()
         self._proxies.setdefault(server, []).append(proxy)
         return proxy.address
@@ -142,6 +146,7 @@ class Network:
         for proxies in self._proxies.values():
             for proxy in proxies:
                 await proxy.close()
+        self._ports.close()
 
     def _link_of(self, pid: int, server: str) -> Link | None:
         client = self._processes().get(pid)
@@ -152,13 +157,18 @@ class _Proxy:
     """In front of one server; passes the connections of all its clients."""
 
     def __init__(
-        self, target: str, link_of: Callable[[int], Link | None], processes: Callable[[], Mapping[int, str]]
+        self,
+        port: int,
+        target: str,
+        link_of: Callable[[int], Link | None],
+        processes: Callable[[], Mapping[int, str]],
     ) -> None:
-        self._host, _, port = target.rpartition(":")
-        self._target_port = int(port)
+        """`port`: nobody may take it while the proxy refuses."""
+        self._host, _, target_port = target.rpartition(":")
+        self._target_port = int(target_port)
         self._link_of = link_of
         self._processes = processes
-        self._port = 0
+        self._port = port
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
 
@@ -169,7 +179,6 @@ class _Proxy:
     async def listen(self) -> None:
         if self._server is None:
             self._server = await asyncio.start_server(self._accepted, "127.0.0.1", self._port)
-            self._port = self._server.sockets[0].getsockname()[1]
 
     def refuse(self) -> None:
         if self._server is not None:

@@ -117,8 +117,6 @@ async def run(spec: RunSpec) -> RunResult:
             history, restore, problems = await _drive(spec, cluster, writer)
             problems += [f"{name} ended by itself" for name in await cluster.revive_etcd()]
             await cluster.end_nodes()
-            # etcd before 3.5.5 may panic when the client of a read dies (etcd-io/etcd issue 14110): no matter any more.
-            await cluster.revive_etcd()
             report = await cluster.reread({call.campaign_id for call in history.calls})
     reads = [call for call in history.calls if call.operation is Operation.READ]
     judged = {call.campaign_id for call in history.calls}

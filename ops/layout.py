@@ -10,7 +10,6 @@ DATA/
 
 import fcntl
 import os
-import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cluster.config import JournalKind
 from ops.etcd import EtcdMember
-from ops.ports import free_ports, is_free
+from ops.ports import ReservedPorts, is_free
 
 
 class DataDirInUse(Exception):
@@ -99,12 +98,13 @@ def plan_layout(
     routers: int,
     etcd_members: int,
     port: int,
-    rng: random.Random,
+    ports: ReservedPorts,
 ) -> Layout:
     """The layout of the cluster that is there, with as many nodes and routers as asked for; or of a new one.
 
     Args:
         port: the first router's; the others take the ports after it. 0: any free ones.
+        ports: holds those of the layout afterwards, for as long as the cluster is to have them.
 
     Raises:
         LayoutMismatch: the cluster that is there has another journal, number of shards or of etcd members.
@@ -113,16 +113,16 @@ def plan_layout(
     there = load_layout(data_dir) if (data_dir / "cluster.json").exists() else None
     if there is not None:
         _require_same(there, data_dir, journal=journal, shards=shards, etcd_members=etcd_members)
-    fixed = frozenset(range(port, port + routers)) if port else frozenset[int]()
     # Peer ports stand in etcd's own data; every other port may change when something else has taken it meanwhile.
     peers = [place.peer_port for place in there.etcd] if there else []
-    fresh = iter(free_ports(2 * etcd_members + nodes + routers, rng, taken=fixed | frozenset(peers)))
-    peers += [next(fresh) for _ in range(etcd_members - len(peers))]
+    for given in (*range(port, port + routers if port else 0), *peers):
+        ports.reserve(given)  # whoever else has it: these are not ours to choose
+    peers += [ports.take() for _ in range(etcd_members - len(peers))]
 
     def keep(places: tuple[_Place, ...], index: int) -> int:
-        if index < len(places) and places[index].port not in fixed and is_free(places[index].port):
+        if index < len(places) and ports.reserve(places[index].port) and is_free(places[index].port):
             return places[index].port
-        return next(fresh)
+        return ports.take()
 
     return Layout(
         journal=journal,

@@ -5,7 +5,6 @@ again what died. Knows processes; what they do with coupons is not its matter.
 """
 
 import asyncio
-import random
 import secrets
 import signal
 import sys
@@ -25,6 +24,7 @@ from ops.child import Child, ChildSpec
 from ops.etcd import EtcdBinary, EtcdMember, find_etcd, member_spec, start_member, wait_healthy
 from ops.etcd_client import etcd_client, watched_topology
 from ops.layout import Layout, data_dir_lock, journal_dir, plan_layout
+from ops.ports import ReservedPorts
 
 log = structlog.get_logger()
 
@@ -183,7 +183,7 @@ class LocalCluster:
             routers=spec.routers,
             etcd_members=spec.etcd_members,
             port=spec.port,
-            rng=random.Random(),
+            ports=self._stack.enter_context(ReservedPorts()),
         )
         if spec.fronts is not None:
             self._fronts = await spec.fronts(self._layout)
@@ -294,7 +294,13 @@ class LocalCluster:
 async def supervise(child: Child) -> None:
     """Start the child again whenever it dies, until cancelled or it ends of its own accord, as a drained node does."""
     while returncode := await child.wait():
-        log.warning("child_died", child=child.name, returncode=returncode, restart_after_s=RESTART_AFTER_S)
+        log.warning(
+            "child_died",
+            child=child.name,
+            returncode=returncode,
+            said=child.log_tail(1),
+            restart_after_s=RESTART_AFTER_S,
+        )
         await asyncio.sleep(RESTART_AFTER_S)
         await child.start()
         log.info("child_restarted", child=child.name, pid=child.pid)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from chaos.proxies import Network
+from ops.ports import ReservedPorts
 
 ME = "client"
 
@@ -170,6 +171,8 @@ def test_the_port_of_a_dead_server_refuses() -> None:
             network.died("server")
             with pytest.raises(ConnectionRefusedError):
                 await dial(address)
+            with ReservedPorts() as others:
+                assert not others.reserve(int(address.rpartition(":")[2])), "another could take it meanwhile"
             await network.lives("server")
             reader, writer = await dial(address)
             writer.write(b"1")

@@ -2,9 +2,9 @@
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import grpc.aio
@@ -14,7 +14,8 @@ from cluster.etcd import GrpcEtcd
 from cluster.kv import Get, prefix_end
 from cluster.session import EtcdClient
 from node.commands import CampaignPage, CreateCampaign, GetCampaign, IssueCoupon, Issued
-from ops.layout import plan_layout
+from ops.child import ChildSpec
+from ops.layout import Layout
 from tests.cluster.stale import SHARD, World
 from tests.cluster.support import run, running
 from tests.support.etcd_server import running_etcd
@@ -122,22 +123,30 @@ def test_a_txn_that_outlives_its_caller_or_its_owner(tmp_path: Path, owner_dies:
     owner's, has been written meanwhile. When it arrives at last, nothing is doubled and nothing is lost."""
 
     async def main() -> None:
-        layout = plan_layout(
-            tmp_path, journal="etcd", shards=8, nodes=3, routers=1, etcd_members=1, port=0, rng=random.Random()
-        )
-        layout.save(tmp_path)
         async with AsyncExitStack() as stack:
-            first, second = [await stack.enter_async_context(running_proxy(layout.etcd[0].port)) for _ in range(2)]
-            node_env = {"SEONCHAK_ETCD_ENDPOINTS": f"{first.endpoint},{second.endpoint}"}
-            cluster = await stack.enter_async_context(running(tmp_path, "etcd", node_env=node_env))
-            assert cluster.processes.layout.etcd[0].port == layout.etcd[0].port
+            proxies: list[Proxy] = []
+
+            async def before_etcd(layout: Layout) -> Mapping[str, str]:
+                port = layout.etcd[0].port
+                proxies.extend([await stack.enter_async_context(running_proxy(port)) for _ in range(2)])
+                return {}
+
+            def nodes_by_the_proxies(child: ChildSpec) -> ChildSpec:
+                if not child.name.startswith("node"):
+                    return child
+                endpoints = ",".join(proxy.endpoint for proxy in proxies)
+                return replace(child, env={**child.env, "SEONCHAK_ETCD_ENDPOINTS": endpoints})
+
+            cluster = await stack.enter_async_context(
+                running(tmp_path, "etcd", fronts=before_etcd, adapt=nodes_by_the_proxies)
+            )
             await cluster.create("launch", 20)
             for number in range(5):
                 await cluster.issue("launch", f"early-{number}")
             before = await cluster.owner("launch")
 
             held = await _held_issue(
-                [first, second], lambda user_id: asyncio.create_task(cluster.issue("launch", user_id, timeout_s=0.4))
+                proxies, lambda user_id: asyncio.create_task(cluster.issue("launch", user_id, timeout_s=0.4))
             )
             with pytest.raises(grpc.aio.AioRpcError) as gave_up:
                 await held.call

@@ -32,7 +32,7 @@ from cluster.kv import (
 )
 from cluster.types import LeaseId, Revision
 from tests.etcd.clients import delete, do, own_range, put, rpc_of, run, until
-from tests.support.etcd_server import EtcdServer, free_ports, running_etcd
+from tests.support.etcd_server import EtcdServer, running_etcd
 
 
 def test_values_come_back_as_they_were_put(etcd: EtcdServer) -> None:
@@ -156,15 +156,14 @@ def test_an_answer_that_can_never_be_received_is_refused(etcd: EtcdServer) -> No
     run(test())
 
 
-def test_no_server_is_unavailable() -> None:
+def test_no_server_is_unavailable(dead_endpoint: str) -> None:
     """Where nobody listens every call says EtcdUnavailable, the streams too."""
 
     async def ids() -> AsyncIterator[LeaseId]:
         yield LeaseId(1)
 
     async def test() -> None:
-        (port,) = free_ports(1)
-        async with rpc_of(f"127.0.0.1:{port}") as rpc:
+        async with rpc_of(dead_endpoint) as rpc:
             with pytest.raises(EtcdUnavailable):
                 await rpc.get(Get("a"))
             with pytest.raises(EtcdUnavailable):

@@ -9,7 +9,7 @@ from cluster.etcd import GrpcEtcd
 from cluster.kv import EtcdRefused, EtcdUnavailable, Get, ModRevisionIs, Put, RangeResult, Txn
 from cluster.types import LeaseId, Revision
 from tests.etcd.clients import client_of, own_range, put, rpc_of, run, until
-from tests.support.etcd_server import EtcdServer, free_ports
+from tests.support.etcd_server import EtcdServer
 from tests.support.proxy import running_proxy
 
 
@@ -78,21 +78,20 @@ def test_a_txn_held_back_lands_late(etcd: EtcdServer) -> None:
     run(test())
 
 
-def test_reads_go_round_until_answered(etcd: EtcdServer) -> None:
+def test_reads_go_round_until_answered(etcd: EtcdServer, dead_endpoint: str) -> None:
     """A dead endpoint, a silent one, a good one: a read tries each in turn; so do a grant and a revocation."""
 
     async def test() -> None:
         key, _ = own_range()
-        dead = f"127.0.0.1:{free_ports(1)[0]}"
         async with running_proxy(etcd.port) as proxy, rpc_of(etcd.endpoint) as rpc:
             await put(rpc, key, b"1")
             proxy.down.hold()
-            async with client_of(dead, proxy.endpoint, etcd.endpoint) as client:
+            async with client_of(dead_endpoint, proxy.endpoint, etcd.endpoint) as client:
                 assert (await client.get(Get(key))).kvs[0].value == b"1"
-            async with client_of(dead, proxy.endpoint, etcd.endpoint) as client:
+            async with client_of(dead_endpoint, proxy.endpoint, etcd.endpoint) as client:
                 read = await client.read(Txn((ModRevisionIs(key, Revision(0)),), (), (Get(key),)))
                 assert read.ranges[0][0].value == b"1"
-            async with client_of(dead, etcd.endpoint) as client:
+            async with client_of(dead_endpoint, etcd.endpoint) as client:
                 lease = await client.lease_grant(60)
                 await client.lease_revoke(lease.lease_id)
                 await client.lease_revoke(lease.lease_id)

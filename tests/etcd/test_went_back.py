@@ -10,8 +10,8 @@ from cluster.endpoints import RevisionWentBack
 from cluster.kv import TOO_MANY_REQUESTS, EtcdRefused, Get, KeyValue, Put, Txn
 from cluster.types import LeaseId, Revision
 from cluster.watch import Changes, Snapshot
-from tests.etcd.clients import run
 from tests.etcd.hand import HandEtcd, nothing
+from tests.fakes.virtual_time import run
 
 
 def test_a_lower_revision_is_told_to_everybody() -> None:

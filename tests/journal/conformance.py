@@ -5,16 +5,16 @@ A test module makes the suite its own with a subclass that says how to build a `
     class TestFileOnMemoryDisk(JournalConformance):
         @pytest.fixture
         def open_harness(self) -> OpenHarness:
-            return memory_disk_harness          # () -> an async context manager that gives a Harness
+            return OpenHarness(memory_disk_harness, virtual_time.run)
 
 Knows nothing of files or of etcd.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 
@@ -58,7 +58,14 @@ class Harness(Protocol):
         ...
 
 
-OpenHarness = Callable[[], AbstractAsyncContextManager[Harness]]
+@dataclass(frozen=True, slots=True)
+class OpenHarness:
+    """How a test comes to a harness."""
+
+    open: Callable[[], AbstractAsyncContextManager[Harness]]
+    run: Callable[[Coroutine[Any, Any, None]], None]
+    """asyncio.run; or, for what is made of fakes alone, tests.fakes.virtual_time.run: a machine that stands still for
+    a second is then no silence of a second."""
 
 
 @dataclass(slots=True)
@@ -104,10 +111,10 @@ async def assert_finished(shard_journal: ShardJournal) -> None:
 
 def run(open_harness: OpenHarness, scenario: Callable[[Harness], Awaitable[None]]) -> None:
     async def main() -> None:
-        async with asyncio.timeout(60), open_harness() as harness:
+        async with asyncio.timeout(60), open_harness.open() as harness:
             await scenario(harness)
 
-    asyncio.run(main())
+    open_harness.run(main())
 
 
 class JournalConformance:

@@ -16,6 +16,7 @@ from cluster.session import EtcdClient
 from cluster.types import Epoch, ShardId
 from node.journal.base import Journal
 from node.journal.etcd import EtcdJournal
+from tests.fakes import virtual_time
 from tests.fakes.etcd import FakeEtcd
 from tests.fakes.etcd_faults import Fate, Gate, Leg, Script
 from tests.journal.conformance import Harness, Hold, JournalConformance, OpenHarness
@@ -76,7 +77,7 @@ async def fake_harness() -> AsyncIterator[Harness]:
 class TestOverFakeEtcd(JournalConformance, FollowerConformance):
     @pytest.fixture
     def open_harness(self) -> OpenHarness:
-        return fake_harness
+        return OpenHarness(fake_harness, virtual_time.run)
 
 
 class WayHold:
@@ -145,4 +146,5 @@ class TestOverRealEtcd(JournalConformance, FollowerConformance):
 
     @pytest.fixture
     def open_harness(self, server: EtcdServer) -> OpenHarness:
-        return partial(real_harness, server, Keyspace(f"test-{next(self._tests)}/"))
+        keys = Keyspace(f"test-{next(self._tests)}/")
+        return OpenHarness(partial(real_harness, server, keys), asyncio.run)

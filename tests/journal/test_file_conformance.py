@@ -11,6 +11,7 @@ from cluster.types import Epoch, Revision, ShardId
 from node.journal.base import Journal
 from node.journal.disk import Disk, DiskFile, RealDisk
 from node.journal.file import FileJournal
+from tests.fakes import virtual_time
 from tests.fakes.disk import BASE, MemoryDisk, Operation
 from tests.journal.conformance import Harness, JournalConformance, OpenHarness
 from tests.journal.follower_conformance import FollowerConformance
@@ -122,7 +123,7 @@ class TestFileOnMemoryDisk(JournalConformance, FollowerConformance):
             disk.intercept = one_turn
             yield FileHarness(BASE / "journal", {p: HoldingDisk(disk.seen_by(p)) for p in PROCESSES})
 
-        return harness
+        return OpenHarness(harness, virtual_time.run)
 
 
 class TestFileOnRealDisk(JournalConformance, FollowerConformance):
@@ -136,4 +137,4 @@ class TestFileOnRealDisk(JournalConformance, FollowerConformance):
             finally:
                 disk.close()
 
-        return harness
+        return OpenHarness(harness, asyncio.run)

@@ -29,6 +29,7 @@ from node.ledger import Ledger
 from node.replay import Replayer
 from node.shard import Call, End, Outcome, Overloaded, Shard
 from node.wallclock import WallClock
+from tests.fakes import virtual_time
 
 SHARD = ShardId(3)
 EPOCH = Epoch(1, Revision(7))
@@ -130,11 +131,8 @@ class Bench:
 
 
 def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    async def bounded() -> None:
-        async with asyncio.timeout(10):
-            await main()
-
-    asyncio.run(bounded())
+    """On a virtual clock: whoever waits for what never comes is Stuck."""
+    virtual_time.run(main())
 
 
 def reason(said: Answer | Outcome) -> Reason:

@@ -1,6 +1,5 @@
 """The keys that make a cluster: written once, compared ever after."""
 
-import asyncio
 import random
 from collections.abc import Callable, Coroutine
 from typing import TypeVar
@@ -12,6 +11,7 @@ from cluster.config import ClusterConfig, ConfigMismatch, JournalKind
 from cluster.records import Keyspace
 from cluster.session import EtcdClient
 from ops.bootstrap import ensure_cluster
+from tests.fakes import virtual_time
 from tests.fakes.etcd import FakeEtcd
 
 KEYS = Keyspace()
@@ -26,7 +26,7 @@ def with_etcd(main: Callable[[EtcdClient], Coroutine[None, None, T]]) -> T:
         finally:
             await client.close()
 
-    return asyncio.run(run())
+    return virtual_time.run(run())
 
 
 async def ensure(

@@ -2,14 +2,13 @@
 
 import asyncio
 import os
-import random
 from pathlib import Path
 
 import pytest
 
 from ops.child import Child
 from ops.etcd import EtcdMember, EtcdNotFound, find_etcd, is_healthy, member_spec, wait_healthy
-from ops.ports import free_ports
+from ops.ports import ReservedPorts
 
 
 @pytest.mark.cluster
@@ -17,9 +16,7 @@ def test_three_members_serve_and_continue_after_a_restart(tmp_path: Path) -> Non
     """They find each other, report healthy, stop on SIGTERM, and come back with the same ports and data."""
 
     async def main() -> None:
-        rng = random.Random()
-        found = free_ports(6, rng)
-        members = [EtcdMember(f"etcd-{i}", found[2 * i], found[2 * i + 1]) for i in range(3)]
+        members = [EtcdMember(f"etcd-{i}", ports.take(), ports.take()) for i in range(3)]
         (tmp_path / "logs").mkdir()
         binary = find_etcd()
         children = [Child(member_spec(binary, member, members, tmp_path)) for member in members]
@@ -36,7 +33,8 @@ def test_three_members_serve_and_continue_after_a_restart(tmp_path: Path) -> Non
         async with asyncio.timeout(120):
             await main()
 
-    asyncio.run(bounded())
+    with ReservedPorts() as ports:
+        asyncio.run(bounded())
 
 
 def test_the_binary_named_by_the_environment_comes_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """The data directory of a one-machine cluster: ports that stay, flags that are compared, one owner at a time."""
 
-import random
 import socket
 from pathlib import Path
 from typing import Any
@@ -8,11 +7,13 @@ from typing import Any
 import pytest
 
 from ops.layout import DataDirInUse, Layout, LayoutMismatch, data_dir_lock, load_layout, plan_layout
+from ops.ports import ReservedPorts
 
 
 def plan(data_dir: Path, **wanted: Any) -> Layout:
     asked: dict[str, Any] = {"journal": "etcd", "shards": 64, "nodes": 3, "routers": 2, "etcd_members": 3, "port": 0}
-    return plan_layout(data_dir, **(asked | wanted), rng=random.Random())
+    with ReservedPorts() as reserved:
+        return plan_layout(data_dir, **(asked | wanted), ports=reserved)
 
 
 def ports(layout: Layout) -> list[int]:

@@ -1,6 +1,5 @@
 """The second reader of the journal in etcd, against keys made by hand from docs/journal-etcd.md."""
 
-import asyncio
 import random
 from collections.abc import Callable
 
@@ -13,6 +12,7 @@ from cluster.types import LeaseId, ShardId
 from ops.reread import Unreadable
 from ops.reread_etcd import ENTRY_BYTES_MAX, PAGE_ENTRIES, etcd_entries
 from proto.journal_pb2 import Entry
+from tests.fakes import virtual_time
 from tests.fakes.etcd import FakeEtcd
 from tests.ops.entries import good
 
@@ -46,7 +46,7 @@ def read(puts: list[Put], *, lease: bool = False) -> list[int]:
         finally:
             await client.close()
 
-    return asyncio.run(main())
+    return virtual_time.run(main())
 
 
 @pytest.mark.parametrize("entries", [0, 1, 8, PAGE_ENTRIES - 1, PAGE_ENTRIES, PAGE_ENTRIES + 1, 3 * PAGE_ENTRIES])

@@ -46,7 +46,9 @@ class Cluster:
 
     def __init__(self) -> None:
         self.etcd = FakeEtcd()
-        self.client = EtcdClient(["fake:2379"], partial(self.etcd.connect, client="ops"), rng=random.Random(0))
+        # The nodes' servers are real and need real time, so the fake etcd may take its time as well.
+        dial = partial(self.etcd.connect, client="ops")
+        self.client = EtcdClient(["fake:2379"], dial, rng=random.Random(0), answer_max_s=60.0)
         self.a, self.b = Node("a"), Node("b")
 
     async def begin(self) -> None:

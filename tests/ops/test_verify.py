@@ -1,7 +1,6 @@
 """The second opinion as a whole: its independence, and its verdict on journals in both homes."""
 
 import ast
-import asyncio
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from cluster.records import Keyspace
 from cluster.types import ShardId
 from ops.audit import Kind
 from ops.verify import NothingToVerify, Report, Source, verify
+from tests.fakes import virtual_time
 from tests.fakes.etcd import FakeEtcd
 from tests.ops.entries import KEY, SHARDS, Writer, good
 from tests.ops.test_reread_file import FIRST, segment
@@ -73,7 +73,7 @@ def judge(puts: list[Put], monkeypatch: pytest.MonkeyPatch, journal_dir: Path | 
             await connection.txn(Txn((), (put,)))
         return await verify(Source(("etcd:1",), journal_dir=journal_dir))
 
-    return asyncio.run(main())
+    return virtual_time.run(main())
 
 
 def entries_of(writer: Writer) -> list[Put]:

@@ -5,7 +5,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import time
 import urllib.request
@@ -15,6 +14,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from ops.ports import ReservedPorts
 
 START_S_MAX = 20.0
 
@@ -32,15 +33,6 @@ def etcd_binary() -> Path:
     if spec is None or spec.origin is None:
         raise FileNotFoundError("no etcd: set SEONCHAK_ETCD, put etcd on PATH or install the extra 'embedded'")
     return Path(spec.origin).parent / "etcdbin" / "etcd"
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nobody listens on at this moment."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 @dataclass(frozen=True)
@@ -105,12 +97,12 @@ def running_etcd(directory: Path, *, members: int = 1, flags: tuple[str, ...] = 
     Elections are fast, so that leases of 1 s are granted: etcd's shortest lease is 1.5 election timeouts.
     """
     binary = etcd_binary()
-    ports = free_ports(2 * members)
-    clients, peers = ports[:members], ports[members:]
     token = secrets.token_hex(8)
-    initial = ",".join(f"m{i}=http://127.0.0.1:{port}" for i, port in enumerate(peers))
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ETCD_")}
     with ExitStack() as stack:
+        ports = stack.enter_context(ReservedPorts())
+        clients, peers = ([ports.take() for _ in range(members)] for _ in range(2))
+        initial = ",".join(f"m{i}=http://127.0.0.1:{port}" for i, port in enumerate(peers))
         servers: list[EtcdServer] = []
         for i, (client, peer) in enumerate(zip(clients, peers, strict=True)):
             command = [
