@@ -7,7 +7,6 @@ Source: RFC 9113 (HTTP/2), RFC 7541 (HPACK), "gRPC over HTTP2" of the gRPC proje
 """
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 from struct import Struct
 
@@ -74,7 +73,8 @@ class Caller(asyncio.Protocol):
         self._last_stream = -1
         self._window_bytes = _WINDOW_BYTES
         self._streams_max = 1 << 31
-        self._waiting: deque[tuple[int, bytes]] = deque()
+        self._waiting: dict[int, bytes] = {}
+        """By token, in the order in which they came."""
         self._tokens: dict[int, int] = {}
         """By stream, of the calls in flight."""
         self._streams: dict[int, int] = {}
@@ -106,7 +106,7 @@ class Caller(asyncio.Protocol):
         for stream in list(self._tokens):
             self._ended(stream, succeeded=False)
         while self._waiting:
-            self._on_end(self._waiting.popleft()[0], False)
+            self._on_end(self._waiting.popitem()[0], False)
 
     # --- calls --------------------------------------------------------------------------------------------------------
 
@@ -115,14 +115,14 @@ class Caller(asyncio.Protocol):
         if self._transport is None:
             self._on_end(token, False)
             return
-        self._waiting.append((token, b"\0" + _NUMBER.pack(len(message)) + message))
+        self._waiting[token] = b"\0" + _NUMBER.pack(len(message)) + message
         self._send_waiting()
 
     def cancel(self, token: int) -> None:
         """Nobody waits for it any more, and nobody will hear of it."""
         stream = self._streams.pop(token, None)
         if stream is None:
-            self._waiting = deque(waiting for waiting in self._waiting if waiting[0] != token)
+            self._waiting.pop(token, None)
         else:
             del self._tokens[stream]
             self._with_message.discard(stream)
@@ -135,10 +135,10 @@ class Caller(asyncio.Protocol):
     def _send_waiting(self) -> None:
         frames = []
         while self._waiting and len(self._tokens) < self._streams_max:
-            token, body = self._waiting[0]
+            token, body = next(iter(self._waiting.items()))
             if len(body) > self._window_bytes:
                 break
-            self._waiting.popleft()
+            del self._waiting[token]
             self._window_bytes -= len(body)
             self._last_stream += 2
             self._tokens[self._last_stream] = token

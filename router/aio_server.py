@@ -95,7 +95,10 @@ class AioServer:
     def _prompt(self, method: Prompt) -> Callable[[bytes, Context], object]:
         async def handle(data: bytes, context: Context) -> bytes:
             async with self._rpc(context):
-                return await answer_of(partial(method.begin, data, _call_of(context)))
+                admitted = method.admit(data)
+                if isinstance(admitted, ApiError):
+                    raise admitted.with_traceback(None)  # it may be shared
+                return await answer_of(partial(admitted, _call_of(context)))
 
         return handle
 

@@ -14,11 +14,10 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from proto import coupon_pb2
 from router import health, validation
-from router.calls import Reply
 from router.errors import ApiError
 from router.grpc_wire import Failed
 from router.health import Health
-from router.service import CallContext, CouponService
+from router.service import Begin, CallContext, CouponService
 
 SERVICE_NAME = coupon_pb2.DESCRIPTOR.services_by_name["CouponService"].full_name
 
@@ -29,8 +28,9 @@ Send: TypeAlias = Callable[[bytes], Awaitable[None]]
 class Prompt:
     """Begun at once and answered by a callback, since a task for each call would cost more than the call."""
 
-    begin: Callable[[bytes, CallContext, Reply], ApiError | None]
-    """Returns why it was not begun; then nobody is called back. Returned, not raised: when too many come, most are."""
+    admit: Callable[[bytes], Begin | ApiError]
+    """Looks at a request, and returns what begins it, or why it is not begun. Returned, not raised: when too many come,
+    most are refused, and those must cost little."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def methods(service: CouponService, state: Health) -> Mapping[str, Method]:
         "GetCampaign": unary(coupon_pb2.GetCampaignRequest, service.get_campaign),
         "ListCampaigns": unary(coupon_pb2.ListCampaignsRequest, service.list_campaigns),
         "UpdateCampaign": unary(coupon_pb2.UpdateCampaignRequest, service.update_campaign),
-        "IssueCoupon": Prompt(service.begin_issue_coupon),
+        "IssueCoupon": Prompt(service.admit_issue_coupon),
         "IssueCoupons": _issue_coupons(service),
         "WatchCampaign": _watch_campaign(service),
         "GetCoupon": unary(coupon_pb2.GetCouponRequest, service.get_coupon),

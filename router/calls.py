@@ -15,12 +15,12 @@ Reply = Callable[[bytes | ApiError], None]
 """Called once, with the coupon.v1 response or what came instead of it."""
 
 
-async def answer_of(begin: Callable[[Reply], ApiError | None]) -> bytes:
+async def answer_of(begin: Callable[[Reply], None]) -> bytes:
     """The response of a call that `begin` begins, for those who can wait for it. Who stops waiting abandons the answer,
     not the call.
 
     Raises:
-        ApiError: what came instead, or what `begin` has returned or raised.
+        ApiError: what came instead, or what `begin` has raised.
     """
     answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
@@ -32,8 +32,7 @@ async def answer_of(begin: Callable[[Reply], ApiError | None]) -> bytes:
         else:
             answer.set_result(result)
 
-    if (error := begin(reply)) is not None:
-        raise error
+    begin(reply)
     return await answer
 
 
@@ -77,8 +76,6 @@ class PendingCall:
     """While in flight: its id on the carrier's stream."""
     maybe_done: bool = False
     """An attempt ended without an answer: it may have taken effect."""
-    timer: asyncio.TimerHandle | None = None
-    """Fires at the deadline."""
 
     @property
     def is_read(self) -> bool:
@@ -108,8 +105,12 @@ class ShardLine:
     """Of `_waiting`: no longer there, but in the heap."""
 
     @property
+    def waiting(self) -> int:
+        return len(self._waiting) - self._discarded
+
+    @property
     def empty(self) -> bool:
-        return len(self._waiting) == self._discarded
+        return not self.waiting
 
     def push(self, call: PendingCall) -> None:
         """A call that comes back stands where it stood: in front of all that arrived later."""

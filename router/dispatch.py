@@ -17,6 +17,7 @@ from cluster.types import ShardId
 from proto import node_pb2
 from router import errors
 from router.calls import PendingCall, Reply, ShardLine, Stage, answer_of
+from router.deadlines import Deadlines
 from router.errors import ApiError
 from router.interrupt import Interrupt
 from router.link import NodeLink
@@ -40,6 +41,8 @@ class Dispatcher:
     def __init__(self, shards: int, settings: DispatchSettings, rng: Random) -> None:
         self._settings = settings
         self._rng = rng
+        self._loop = asyncio.get_running_loop()
+        self._deadlines = Deadlines(self._expire)
         self._lines = [ShardLine(ShardId(shard)) for shard in range(shards)]
         self._moves = [Interrupt() for _ in range(shards)]
         self._links: dict[str, NodeLink] = {}
@@ -71,15 +74,14 @@ class Dispatcher:
         Raises:
             ApiError: the call is not accepted; nobody will be called.
         """
-        loop = asyncio.get_running_loop()
-        now = loop.time()
+        now = self._loop.time()
         if deadline <= now:
             raise errors.not_in_time()
         if self._calls >= self._settings.calls_max or self._bytes + len(request) > self._settings.bytes_max:
-            raise self._overloaded(self._calls, now)
+            raise self._overloaded(self._calls, now).with_traceback(None)  # it is shared
         self._arrivals += 1
         call = PendingCall(self._arrivals, shard, method, request, deadline, reply)
-        call.timer = loop.call_at(deadline, self._expire, call)
+        self._deadlines.add(call)
         self._calls += 1
         self._bytes += len(request)
         line = self._lines[shard]
@@ -89,11 +91,12 @@ class Dispatcher:
     def crowded(self, shard: ShardId) -> ApiError | None:
         """OVERLOADED, if its owner has so much to do that whoever comes now had better come again. Never while the
         shard has no owner that is reached: how long that takes has nothing to do with how many wait."""
-        address = self._lines[shard].address
-        link = self._links.get(address) if address is not None else None
-        if link is None or link.calls_in_flight < self._settings.node_calls_max:
+        line = self._lines[shard]
+        link = self._links.get(line.address) if line.address is not None else None
+        if link is None:
             return None
-        return self._overloaded(link.calls_in_flight, asyncio.get_running_loop().time())
+        calls = link.calls_in_flight + line.waiting
+        return self._overloaded(calls, self._loop.time()) if calls >= self._settings.node_calls_max else None
 
     def link_of(self, shard: ShardId) -> NodeLink | None:
         """The link to the shard's owner, if it is up."""
@@ -197,7 +200,7 @@ class Dispatcher:
         line = self._landed(call)
         line.failures = 0
         self._finish(call, result)
-        self._pace.decided(asyncio.get_running_loop())
+        self._pace.decided(self._loop)
 
     def _send_back(self, call: PendingCall, delay_s: float | None = None) -> None:
         """It waits again, at its old place."""
@@ -246,9 +249,8 @@ class Dispatcher:
 
     def _finish(self, call: PendingCall, result: bytes | ApiError) -> None:
         assert call.stage is not Stage.FINISHED, "answered twice"
-        assert call.timer is not None, "accepted without a deadline"
         call.stage = Stage.FINISHED
-        call.timer.cancel()
+        self._deadlines.remove(call)
         self._calls -= 1
         self._bytes -= len(call.request)
         call.reply(result)
@@ -272,7 +274,7 @@ class Dispatcher:
         self._unready(line)
         line.held = True
         if line.timer is None:
-            line.timer = asyncio.get_running_loop().call_later(delay_s, self._release, line)
+            line.timer = self._loop.call_later(delay_s, self._release, line)
 
     def _release(self, line: ShardLine) -> None:
         if line.timer is not None:
@@ -294,16 +296,16 @@ class _Pace:
     def __init__(self) -> None:
         self._decided = 0
         self._sampled_at = 0.0
-        self._sample_s = 0.0
+        self._call_s = 0.0
 
     def decided(self, loop: asyncio.AbstractEventLoop) -> None:
         self._decided += 1
         if self._decided % self._SAMPLE == 0:
             now = loop.time()
-            self._sample_s = now - self._sampled_at
+            self._call_s = (now - self._sampled_at) / self._SAMPLE
             self._sampled_at = now
 
     def clear_s(self, calls: int, now: float) -> float:
         """How long so many calls take at this pace: 50 ms to 5 s."""
-        sample_s = max(self._sample_s, now - self._sampled_at)
-        return min(max(calls * sample_s / self._SAMPLE, 0.05), 5.0)
+        clear_s = calls * max(self._call_s, (now - self._sampled_at) / self._SAMPLE)
+        return 0.05 if clear_s < 0.05 else 5.0 if clear_s > 5.0 else clear_s

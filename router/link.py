@@ -29,7 +29,8 @@ _TIMEOUT_MS_MAX = 2**32 - 1
 class LinkSettings:
     """Limits of one link. Times are the handshake of node.proto, equal at both ends."""
 
-    frame_calls_max: int = 512
+    frame_calls_max: int = 2_048
+    """Where so much comes that a turn of the event loop is long, there is one frame a turn."""
     frame_bytes_max: int = 1 << 20
     frame_gap_s: float = 0.005
     """Least time between the end of a write and the next: a lone call goes at once, many at a time share a frame."""

@@ -5,7 +5,7 @@ gets a task. A client that does not read what it is sent is not read from either
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, cast
@@ -20,7 +20,7 @@ from router.grpc_wire import Failed
 from router.http2.connection import Connection, Limits, Stream
 from router.http2.headers import Request
 from router.inbox import Budget, Inbox
-from router.service import CallContext
+from router.service import Begin, CallContext
 from router.streaming import INTERNAL, StreamingCall, failure_block
 
 log = structlog.get_logger()
@@ -146,19 +146,25 @@ class Peer(asyncio.Protocol):
             return Head(None, grpc_wire.only_trailers(error.code, error.message))
         return Head(method, b"", timeout_s, request.fields.get(b"grpc-encoding"))
 
-    def requested(self, stream: Stream, data: bytes) -> bytes | None:
-        method = stream.head.method
+    def requested(self, head: object, data: bytes) -> bytes | Callable[[Stream], None]:
+        assert isinstance(head, Head)
+        method = head.method
         if not isinstance(method, Prompt) or self._host.full or (message := grpc_wire.whole(data)) is None:
-            self.opened(stream)
-            if not stream.closed:
-                self.received(stream, data, True)
-            return None
-        error = self._prompt(method, stream, message)
-        if error is not None:
-            return failure_block(error, only=True)
+            return partial(self._open_whole, data)
+        admitted = self._admit(method, message)
+        if isinstance(admitted, Exception):
+            return failure_block(admitted, only=True)
+        return partial(self._begin_prompt, method, admitted)
+
+    def _open_whole(self, data: bytes, stream: Stream) -> None:
+        self.opened(stream)
+        if not stream.closed:
+            self.received(stream, data, True)
+
+    def _begin_prompt(self, method: Prompt, begin: Begin, stream: Stream) -> None:
         self._host.began(method)
-        self.connection.consumed(stream, len(data))
-        return None
+        self.connection.consumed(stream, stream.unconsumed)
+        begin(self._context(stream), partial(self._reply, stream))
 
     def opened(self, stream: Stream) -> None:
         method = stream.head.method
@@ -215,13 +221,17 @@ class Peer(asyncio.Protocol):
         self.connection.consumed(stream, stream.unconsumed)
         if not isinstance(method, Prompt):
             stream.user = self._loop.create_task(self._run(stream, method, message))
-        elif (error := self._prompt(method, stream, message)) is not None:
-            self._fail(stream, error)
+            return
+        stream.user = None
+        admitted = self._admit(method, message)
+        if isinstance(admitted, Exception):
+            self._fail(stream, admitted)
+        else:
+            admitted(self._context(stream), partial(self._reply, stream))
 
-    def _prompt(self, method: Prompt, stream: Stream, message: bytes) -> ApiError | Failed | None:
-        """Why it was not begun."""
+    def _admit(self, method: Prompt, message: bytes) -> Begin | ApiError | Failed:
         try:
-            return method.begin(message, self._context(stream), partial(self._reply, stream))
+            return method.admit(message)
         except Exception:
             # A bug: its trace is for the log, nothing of it for the caller.
             log.exception("call_failed")

@@ -6,9 +6,9 @@ Requests and responses are coupon.v1 messages; a failure is an ApiError. Streams
 
 import asyncio
 import string
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from random import Random
 
 from cluster.codes import CodeCodec
@@ -27,6 +27,7 @@ from router.tokens import ListPosition, coupons_token
 
 _CAMPAIGN_ID_ALPHABET = string.ascii_lowercase + string.digits
 _CAMPAIGN_ID_CHARACTERS = 24
+_HOMES_MAX = 1_024
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,10 @@ class CallContext:
 
     deadline: float | None
     """loop.time() by which an answer has to be ready to be of use; None: the client set no deadline."""
+
+
+Begin = Callable[[CallContext, Reply], None]
+"""Begins a call: the reply is called once, mostly later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +60,8 @@ class CouponService:
         self._codec = codec
         self._settings = settings
         self._rng = rng
-        self._home = lru_cache(maxsize=1_024)(partial(shard_of, shards=shards))
-        """`shard_of`, for the few campaigns that everybody asks for."""
+        self._homes: dict[str, ShardId] = {}
+        """`shard_of`, for the few campaigns that everybody asks for. Their ids are valid."""
         self._stop = Interrupt()
         self._stopping = False
 
@@ -67,22 +72,30 @@ class CouponService:
 
     # --- coupons -----------------------------------------------------------------------------------------------------
 
-    def begin_issue_coupon(self, data: bytes, call: CallContext, reply: Reply) -> ApiError | None:
+    def admit_issue_coupon(self, data: bytes) -> Begin | ApiError:
         """IssueCoupon, in bytes and without a task for each call: the node's response passes unparsed.
 
-        Returns why it was not begun. Otherwise `reply` is called once, later (router.calls.answer_of waits for it).
+        Returns what begins the call, to be called at once; or why it is refused.
         """
         try:
             request = validation.parse(coupon_pb2.IssueCouponRequest, data)
+            shard = self._homes.get(request.campaign_id)
+            # First of all: when too many come, most are refused, and those must cost little.
+            if shard is not None and (crowded := self._dispatcher.crowded(shard)) is not None:
+                return crowded
             validation.check_issue_coupon(request)
             self._require_running()
-            shard = self._home(request.campaign_id)
-            if (crowded := self._dispatcher.crowded(shard)) is not None:
-                return crowded
-            self._dispatcher.submit(node_pb2.ISSUE_COUPON, shard, data, self._deadline(call), reply)
         except ApiError as error:
             return error
-        return None
+        if shard is None:
+            shard = self._learn_home(request.campaign_id)
+        return partial(self._issue_coupon, shard, data)
+
+    def _issue_coupon(self, shard: ShardId, data: bytes, call: CallContext, reply: Reply) -> None:
+        try:
+            self._dispatcher.submit(node_pb2.ISSUE_COUPON, shard, data, self._deadline(call), reply)
+        except ApiError as error:
+            reply(error)
 
     async def issue_coupons(
         self, requests: AsyncIterator[coupon_pb2.IssueCouponsRequest], call: CallContext, send: bulk.Send
@@ -189,6 +202,12 @@ class CouponService:
             rng=self._rng,
         )
         await follower.run(send)
+
+    def _learn_home(self, campaign_id: str) -> ShardId:
+        if len(self._homes) == _HOMES_MAX:
+            self._homes.clear()
+        shard = self._homes[campaign_id] = shard_of(campaign_id, self._shards)
+        return shard
 
     # --- common ------------------------------------------------------------------------------------------------------
 

@@ -64,9 +64,9 @@ class Calls(Protocol):
         """What a stream's `head` shall be. Asked once for all requests that begin with the same bytes."""
         ...
 
-    def requested(self, stream: Stream, data: bytes) -> bytes | None:
+    def requested(self, head: object, data: bytes) -> bytes | Callable[[Stream], None]:
         """A whole request, as most are: instead of `opened` and `received`. Returns the whole response, if it is known
-        at once and nothing but header fields; then nothing else is told of this stream."""
+        at once and nothing but header fields: there is no stream then. Or what is to be done with the stream."""
         ...
 
     def opened(self, stream: Stream) -> None:
@@ -375,17 +375,19 @@ class Connection:
         self._receive_room -= size
         if self._receive_room < 0:
             raise _Fault(frames.FLOW_CONTROL_ERROR, "more data than the connection has room for")
-        stream = self._open(number, block, heard_all=True)
-        if stream is None:
+        head = self._understand(number, block)
+        if head is None:
             self._grant(size)
             return
-        stream.unconsumed = size
-        if (response := self._calls.requested(stream, body)) is not None:
+        answer = self._calls.requested(head, body)
+        if isinstance(answer, bytes):
             self._grant(size)
-            del self.streams[number]
-            stream.closed = True
             flags = frames.END_HEADERS | frames.END_STREAM
-            self._out.append(HEAD.pack(0, len(response), frames.HEADERS, flags, number) + response)
+            self._out.append(HEAD.pack(0, len(answer), frames.HEADERS, flags, number) + answer)
+        else:
+            stream = self._open(number, head, heard_all=True)
+            stream.unconsumed = size
+            answer(stream)
 
     def _on_headers(self, flags: int, number: int, payload: bytes) -> None:
         if flags & (frames.PADDED | frames.WITH_PRIORITY):
@@ -423,15 +425,16 @@ class Connection:
                     raise _Fault(frames.PROTOCOL_ERROR, f"a second request on stream {number}")
                 self._tell(stream, b"", ended=True)
             return
-        stream = self._open(number, block, heard_all=bool(flags & frames.END_STREAM))
-        if stream is None:
+        head = self._understand(number, block)
+        if head is None:
             return
+        stream = self._open(number, head, heard_all=bool(flags & frames.END_STREAM))
         self._calls.opened(stream)
         if stream.heard_all:
             self._tell(stream, b"", ended=True)
 
-    def _open(self, number: int, block: bytes, *, heard_all: bool) -> Stream | None:
-        """The stream of a new request; None: it is refused."""
+    def _understand(self, number: int, block: bytes) -> object | None:
+        """The head of a new request; None: it is refused."""
         self._last_stream = number
         try:
             head = self._blocks.request(block)
@@ -439,13 +442,16 @@ class Connection:
             code = frames.PROTOCOL_ERROR
         else:
             if len(self.streams) < self._limits.streams_max:
-                stream = Stream(number, head, self._stream_room, self._limits.stream_bytes_max, heard_all)
-                self.streams[number] = stream
-                return stream
+                return head
             code = frames.REFUSED_STREAM
         self._idle()
         self._send(frames.rst_stream(number, code))
         return None
+
+    def _open(self, number: int, head: object, *, heard_all: bool) -> Stream:
+        stream = Stream(number, head, self._stream_room, self._limits.stream_bytes_max, heard_all)
+        self.streams[number] = stream
+        return stream
 
     def _on_data(self, flags: int, number: int, payload: bytes) -> None:
         size = len(payload)

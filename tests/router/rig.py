@@ -21,6 +21,7 @@ from cluster.watch import Changes, Snapshot
 from proto import coupon_pb2, node_pb2
 from router.calls import answer_of
 from router.dispatch import Dispatcher, DispatchSettings
+from router.errors import ApiError
 from router.grpc_nodes import GrpcNodes
 from router.interrupt import Interrupted
 from router.link import LinkSettings, NodeLink
@@ -104,8 +105,11 @@ class Rig:
 
     async def issue(self, user: str = "u", campaign: str = "c", timeout_s: float = 5.0) -> coupon_pb2.Coupon:
         request = coupon_pb2.IssueCouponRequest(campaign_id=campaign, user_id=user)
-        begin = partial(self.service.begin_issue_coupon, request.SerializeToString(), within(timeout_s))
-        return coupon_pb2.IssueCouponResponse.FromString(await answer_of(begin)).coupon
+        admitted = self.service.admit_issue_coupon(request.SerializeToString())
+        if isinstance(admitted, ApiError):
+            raise admitted
+        response = await answer_of(partial(admitted, within(timeout_s)))
+        return coupon_pb2.IssueCouponResponse.FromString(response).coupon
 
 
 def within(timeout_s: float) -> CallContext:

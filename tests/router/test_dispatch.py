@@ -12,6 +12,7 @@ from cluster.types import Incarnation, LeaseId, NodeId
 from proto import coupon_pb2, node_pb2
 from router.dispatch import DispatchSettings
 from router.errors import ApiError
+from router.link import LinkSettings
 from tests.router.fake_node import issued, not_owner, refusal, running_node, silent, unknown
 from tests.router.rig import KEYS, SHARDS, Rig, rig, run, within
 
@@ -50,7 +51,7 @@ def test_calls_of_one_tick_share_a_frame() -> None:
     frame's limit."""
 
     async def test() -> None:
-        async with running_node() as node, rig() as router:
+        async with running_node() as node, rig(link=LinkSettings(frame_calls_max=512)) as router:
             router.own(node)
             await router.link_up("c")
             users = [f"u{n}" for n in range(1_100)]

@@ -315,8 +315,10 @@ class RouterProcess(Process):
             match method:
                 case "issue_coupon":
                     assert request.message is not None
-                    data = request.message.SerializeToString()
-                    yield await answer_of(partial(service.begin_issue_coupon, data, call))
+                    admitted = service.admit_issue_coupon(request.message.SerializeToString())
+                    if isinstance(admitted, ApiError):
+                        raise admitted
+                    yield await answer_of(partial(admitted, call))
                 case "issue_coupons":
                     async for answer in _sent(partial(service.issue_coupons, requests, call)):
                         yield answer
