@@ -7,13 +7,14 @@ import asyncio
 import json
 import random
 import time
-from collections import Counter, deque
+from collections import Counter
 from dataclasses import dataclass
 from typing import Annotated
 
 import typer
 
 from chaos.http2 import Caller, request_headers
+from ops.load_stats import percentile
 from proto import coupon_pb2
 
 PATH = "/coupon.v1.CouponService/IssueCoupon"
@@ -43,9 +44,10 @@ class Crowd:
         self._spec = spec
         self.outcomes: Counter[str] = Counter()
         self.asked = 0
-        self._asked_s: deque[tuple[int, float]] = deque()
-        """Calls and when they were asked, oldest first; those that are answered leave late."""
-        self._open: set[int] = set()
+        self.took_s: list[float] = []
+        """Of every call that was answered."""
+        self._open: dict[int, float] = {}
+        """Calls and when they were asked, oldest first."""
         self._callers: list[Caller] = []
         self._answered = asyncio.Event()
 
@@ -92,29 +94,27 @@ class Crowd:
     def _ask(self, now_s: float) -> None:
         number = self.asked
         self.asked += 1
-        self._open.add(number)
-        self._asked_s.append((number, now_s))
+        self._open[number] = now_s
         user_id = f"{self._spec.user_prefix}{number}"
         request = coupon_pb2.IssueCouponRequest(campaign_id=self._spec.campaign_id, user_id=user_id, request_id=user_id)
         self._callers[number % len(self._callers)].call(number, request.SerializeToString())
 
     def _on_end(self, number: int, succeeded: bool) -> None:
-        if number in self._open:
-            self._open.discard(number)
+        asked_s = self._open.pop(number, None)
+        if asked_s is not None:
+            self.took_s.append(time.monotonic() - asked_s)
             self.outcomes[GRANTED if succeeded else FAILED] += 1
             self._answered.set()
 
     def _give_up(self, now_s: float) -> None:
         """On everybody who waits for longer than anybody would."""
-        while self._asked_s:
-            number, asked_s = self._asked_s[0]
-            if number in self._open:
-                if now_s - asked_s < self._spec.deadline_s:
-                    return
-                self._open.discard(number)
-                self.outcomes[LATE] += 1
-                self._callers[number % len(self._callers)].cancel(number)
-            self._asked_s.popleft()
+        while self._open:
+            number, asked_s = next(iter(self._open.items()))
+            if now_s - asked_s < self._spec.deadline_s:
+                return
+            del self._open[number]
+            self.outcomes[LATE] += 1
+            self._callers[number % len(self._callers)].cancel(number)
 
 
 def main(
@@ -128,7 +128,10 @@ def main(
 ) -> None:
     crowd = Crowd(CrowdSpec(router, campaign_id, user_prefix, seconds, callers, rate, connections))
     asyncio.run(crowd.run())
-    typer.echo(json.dumps({"asked": crowd.asked, "seconds": seconds, "outcomes": dict(crowd.outcomes.most_common())}))
+    took_s = sorted(crowd.took_s)
+    latency_ms = {f"p{share * 100:g}": percentile(took_s, share) * 1e3 for share in (0.5, 0.99)} if took_s else {}
+    outcomes = dict(crowd.outcomes.most_common())
+    typer.echo(json.dumps({"asked": crowd.asked, "seconds": seconds, "outcomes": outcomes, "latency_ms": latency_ms}))
 
 
 if __name__ == "__main__":

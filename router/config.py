@@ -1,5 +1,7 @@
 """How a router is told what to do: SEONCHAK_* variables, or the flags of `seonchak router`."""
 
+from typing import Literal
+
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -13,6 +15,8 @@ class RouterSettings(BaseSettings):
     """What nodes call it in their logs."""
     listen: str = "127.0.0.1:50051"
     """HOST:PORT of the public API; port 0: a free one."""
+    server: Literal["http2", "grpcio"] = "http2"
+    """What serves the public API: our own transport, or grpc.aio's. Callers see no difference but the speed."""
     etcd_endpoints: str = "127.0.0.1:2379"
     """HOST:PORT, several with commas."""
     key_prefix: str = "seonchak/"

@@ -13,6 +13,7 @@ from cluster.identity import identity_of
 from cluster.records import Keyspace
 from cluster.session import EtcdClient
 from proto import node_pb2
+from router.aio_server import AioServer
 from router.config import RouterSettings
 from router.dispatch import Dispatcher, DispatchSettings
 from router.grpc_nodes import GrpcNodes
@@ -64,7 +65,8 @@ async def _serve(
         # Campaign ids that nobody chose come from it, and must not repeat.
         rng=random.SystemRandom(),
     )
-    server = ApiServer(service, ServerSettings(settings.rpcs_max, settings.drain_s_max))
+    make_server = AioServer if settings.server == "grpcio" else ApiServer
+    server = make_server(service, ServerSettings(settings.rpcs_max, settings.drain_s_max))
     address = server.listen(settings.listen)
     hello = node_pb2.Hello(identity=identity_of(cluster.config), router_id=settings.router_id)
     transport = GrpcNodes()
