@@ -103,14 +103,19 @@ def failover(
     coupons: Annotated[int, typer.Option(min=0, help="Coupons in the owner's shard before the first kill.")] = 0,
     standby: Annotated[bool, typer.Option(help="Warm standbys.")] = True,
     planned: Annotated[bool, typer.Option("--planned", help="SIGTERM instead of kill -9, and the way back.")] = False,
+    frozen: Annotated[bool, typer.Option("--frozen", help="SIGSTOP instead of kill -9, past the lease.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Measure the gap that the end of a campaign's owner leaves. SEONCHAK_* variables reach the processes."""
-    from chaos.failover import FailoverSpec, measure
+    from chaos.failover import Ending, FailoverSpec, measure
+
+    if planned and frozen:
+        raise typer.BadParameter("either --planned or --frozen")
+    ending = Ending.PLANNED if planned else Ending.FROZEN if frozen else Ending.KILLED
 
     configure_logging(as_json=False, level=logging.WARNING)
     data_dir = Path(tempfile.mkdtemp(prefix="seonchak-failover-"))
-    result = asyncio.run(measure(data_dir, FailoverSpec(journal.kind, kills, coupons, planned, standby)))
+    result = asyncio.run(measure(data_dir, FailoverSpec(journal.kind, kills, coupons, ending, standby)))
     shutil.rmtree(data_dir)
     figures = result.as_json()
     if as_json:

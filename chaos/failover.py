@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from enum import Enum
 from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
@@ -44,14 +45,23 @@ class Knock:
     """ISSUED, or what the call failed with."""
 
 
+class Ending(Enum):
+    """What becomes of an owner."""
+
+    KILLED = "SIGKILL"
+    PLANNED = "SIGTERM"
+    """And it comes back."""
+    FROZEN = "SIGSTOP"
+    """Its connections stay open: only its lease tells. It wakes up when another one serves."""
+
+
 @dataclass(frozen=True, slots=True)
 class FailoverSpec:
     journal: JournalKind
     kills: int
     coupons: int = 0
     """So many are issued to one campaign first, and only its owner is ended."""
-    planned: bool = False
-    """SIGTERM instead of kill -9."""
+    ending: Ending = Ending.KILLED
     standby: bool = True
 
 
@@ -87,7 +97,7 @@ class FailoverResult:
             "etcd": self.etcd_version,
             "coupons": self.spec.coupons,
             "standby": self.spec.standby,
-            "signal": "SIGTERM" if self.spec.planned else "SIGKILL",
+            "signal": self.spec.ending.value,
             "kills": len(self.kills),
             "p50_ms": round(self.gap_ms(0.50), 1),
             "p95_ms": round(self.gap_ms(0.95), 1),
@@ -118,7 +128,7 @@ async def measure(data_dir: Path, spec: FailoverSpec) -> FailoverResult:
             await cluster.settled()
             if spec.standby:
                 await _warm(cluster)
-            done.append(await _end(cluster, stub, campaigns[number % len(campaigns)], users, planned=spec.planned))
+            done.append(await _end(cluster, stub, campaigns[number % len(campaigns)], users, spec.ending))
         return FailoverResult(spec, cluster.etcd_version, tuple(done))
 
 
@@ -164,23 +174,32 @@ async def _fill(cluster: ChaosCluster, campaign_id: str, coupons: int) -> None:
 
 
 async def _end(
-    cluster: ChaosCluster, stub: CouponServiceStub, campaign_id: str, users: Iterator[str], *, planned: bool
+    cluster: ChaosCluster, stub: CouponServiceStub, campaign_id: str, users: Iterator[str], ending: Ending
 ) -> Kill:
     owner = await cluster.owner(campaign_id)
     async with _knocking(stub, campaign_id, users) as knocks:
         await asyncio.sleep(BEFORE_S)
         ended_s = time.monotonic()
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(cluster.stop(owner) if planned else cluster.kill(owner))
+            match ending:
+                case Ending.KILLED:
+                    tasks.create_task(cluster.kill(owner))
+                case Ending.PLANNED:
+                    tasks.create_task(cluster.stop(owner))
+                case Ending.FROZEN:
+                    cluster.freeze(owner)
             granted_s = await _first_grant(knocks, ended_s)
         await asyncio.sleep(AFTER_S)
-        if planned:
+        if ending is Ending.FROZEN:
+            cluster.thaw(owner)
+            await cluster.settled()
+        elif ending is Ending.PLANNED:
             # It is a planned move too when the node comes back and takes its shards.
             await cluster.start(owner)
             await cluster.settled()
             await asyncio.sleep(AFTER_S)
     failed = tuple(knock.reason for knock in knocks if not knock.granted)
-    if not planned:
+    if ending is Ending.KILLED:
         await cluster.start(owner)
     return Kill(owner, campaign_id, (granted_s - ended_s) * 1e3, _longest_s(knocks) * 1e3, len(knocks), failed)
 
