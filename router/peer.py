@@ -6,6 +6,7 @@ gets a task. A client that does not read what it is sent is not read from either
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, cast
@@ -74,6 +75,7 @@ class Peer(asyncio.Protocol):
         self.connection = Connection(self, limits, self._wake)
         self._host = host
         self._transport: asyncio.Transport | None = None
+        self._ended = False
         self._writable = asyncio.Event()
         self._writable.set()
 
@@ -111,16 +113,20 @@ class Peer(asyncio.Protocol):
     # --- the socket ---------------------------------------------------------------------------------------------------
 
     def flush(self) -> None:
-        """Write what the connection has to say; close the socket behind its last word."""
+        """Write what the connection has to say, and after its last word the end."""
         out = self.connection.take()
         if self._transport is None or self._transport.is_closing():
             return
         if out:
             self._transport.write(out)
-        if self.connection.ended:
-            if self.connection.fault:
-                log.info("client_disconnected", why=self.connection.fault)
+        if self.connection.fault:
+            log.info("client_disconnected", why=self.connection.fault)
             self._transport.close()
+        elif self.connection.ended and not self._ended:
+            # Closed with something unread, the socket would be reset, and the last word lost. The client closes it.
+            self._ended = True
+            with suppress(OSError):  # the client was faster
+                self._transport.write_eof()
 
     def abort(self) -> None:
         if self._transport is not None:

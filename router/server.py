@@ -23,7 +23,7 @@ log = structlog.get_logger()
 _BACKLOG = 4_096
 _LOOK_S = 1.0
 _LINGER_S = 0.2
-"""How long a client has to hear that the server has ended."""
+"""How long a client has to hear that the server has ended, and to close its side."""
 
 
 @dataclass(frozen=True, slots=True)
