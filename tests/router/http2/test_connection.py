@@ -404,6 +404,29 @@ def test_what_is_consumed_may_be_sent_again() -> None:
     assert len(client.talk.calls.told[1].data) == 2 << 20
 
 
+@pytest.mark.parametrize("first", [1_000, 100_000, 500_000, 600_000, 1 << 20])
+def test_a_message_that_fits_the_limit_always_comes_through(first: int) -> None:
+    """Nobody can take half a message: behind a smaller one that was taken, one of 1 MiB still has to find room."""
+    client = Sending()
+    client.talk.say(headers(1, "/hold"))
+    stream = client.talk.calls.streams[1]
+    for size in (first, 1 << 20, first, 1 << 20):
+        assert client.send(1, bytes(size)) == b""
+        client.talk.connection.consumed(stream, size)
+        client.talk.heard()
+
+
+def test_what_one_stream_gives_back_another_one_gets() -> None:
+    """The connection's window as well: while less than its limit is kept, there is room for more."""
+    client = Sending(Limits(connection_bytes_max=1_000_000))
+    client.talk.say(*(headers(number, "/hold") for number in (1, 3, 5)))
+    assert client.send(1, bytes(400_000)) == b""
+    client.talk.connection.consumed(client.talk.calls.streams[1], 400_000)
+    client.talk.heard()
+    assert client.send(3, bytes(500_000)) == b""
+    assert client.send(5, bytes(499_000)) == b""
+
+
 @pytest.mark.parametrize("how", ["answered", "reset", "refused", "malformed", "padding", "ended early"])
 def test_room_never_leaks(how: str) -> None:
     """However a stream ends, all that was sent on it is given back to the connection: 200 times 1/16 of the window."""
