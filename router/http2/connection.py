@@ -285,7 +285,8 @@ class Connection:
             if self._room <= 0:
                 return
             # The others' turn comes first the next time.
-            del self._blocked[stream.id]
+            if self._blocked.pop(stream.id, None) is None:
+                continue  # sent meanwhile, by whoever was told of another one's
             self._blocked[stream.id] = stream
             self._push(stream)
 

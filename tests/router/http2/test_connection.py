@@ -366,6 +366,22 @@ def test_what_was_waiting_is_told_when_it_has_left() -> None:
     assert windows.talk.calls.flushes == [3]
 
 
+def test_who_is_flushed_may_send_on_any_stream() -> None:
+    """The answering side may use what room there is from within `flushed`, for others that wait as well."""
+    talk = Talk()
+    talk.say(headers(1, "/sink"), headers(3, "/sink"))
+    one, three = (talk.calls.streams[number] for number in (1, 3))
+    talk.connection.send(one, bytes(frames.WINDOW_BYTES))
+    talk.connection.send(one, b"one")
+    talk.connection.send(three, b"three")
+    talk.heard()
+    talk.calls.on_flushed = lambda stream: talk.connection.send(three, b", four") if stream is one else None
+    talk.say(frames.window_update(1, 100), frames.window_update(0, 100))
+    assert talk.body(1).endswith(b"one")
+    assert talk.body(3) == b"three, four"
+    assert talk.calls.flushes == [1, 3]
+
+
 # --- our windows ------------------------------------------------------------------------------------------------------
 
 
