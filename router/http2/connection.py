@@ -541,6 +541,8 @@ class Connection:
                 for stream in self.streams.values():
                     # May become negative: then nothing is sent until the client has given that much more.
                     stream.room += value - self._stream_room
+                    if stream.room > frames.WINDOW_BYTES_MAX:
+                        raise _Fault(frames.FLOW_CONTROL_ERROR, "INITIAL_WINDOW_SIZE is too large for a stream")
                 self._stream_room = value
             case frames.MAX_FRAME_SIZE:
                 if not frames.FRAME_BYTES <= value <= frames.FRAME_BYTES_MAX:

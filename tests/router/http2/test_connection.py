@@ -629,6 +629,10 @@ FAULTS: dict[str, tuple[bytes, int]] = {
     "SETTINGS of a broken length": (frame(frames.SETTINGS, 0, 0, bytes(5)), SIZE),
     "ENABLE_PUSH of 2": (frames.settings({frames.ENABLE_PUSH: 2}), PROTOCOL),
     "INITIAL_WINDOW_SIZE too large": (frames.settings({frames.INITIAL_WINDOW_SIZE: 2**31}), FLOW),
+    "INITIAL_WINDOW_SIZE too large for a stream": (
+        headers(5, "/hold") + frames.window_update(5, 2**31 - 1 - 65_535) + frames.settings({4: 65_536}),
+        FLOW,
+    ),
     "MAX_FRAME_SIZE too small": (frames.settings({frames.MAX_FRAME_SIZE: 16_383}), PROTOCOL),
     "MAX_FRAME_SIZE too large": (frames.settings({frames.MAX_FRAME_SIZE: 2**24}), PROTOCOL),
     "PING of a stream": (frame(frames.PING, 0, 1, bytes(8)), PROTOCOL),
