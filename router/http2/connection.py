@@ -428,9 +428,12 @@ class Connection:
         if number <= self._last_stream:
             # Trailers of a request; of one that has been answered, if it was on its way.
             self._blocks.skip(block)
-            if (stream := self.streams.get(number)) is not None:
-                if not flags & frames.END_STREAM or stream.heard_all:
-                    raise _Fault(frames.PROTOCOL_ERROR, f"a second request on stream {number}")
+            stream = self.streams.get(number)
+            if stream is None:
+                self._idle()
+            elif not flags & frames.END_STREAM or stream.heard_all:
+                raise _Fault(frames.PROTOCOL_ERROR, f"a second request on stream {number}")
+            else:
                 self._tell(stream, b"", ended=True)
             return
         head = self._understand(number, block)

@@ -779,6 +779,7 @@ FLOODS: dict[str, tuple[bytes, bytes]] = {
     "empty DATA": (OPENED, data(1)),
     "padding": (OPENED, frame(frames.DATA, PADDED, 1, padded(b"", 9))),
     "CONTINUATION": (headers(1, flags=0), frame(CONTINUATION, 0, 1)),
+    "trailers of a closed stream": (OPENED + frames.rst_stream(1, 8), headers(1, flags=END_HEADERS | END_STREAM)),
 }
 
 
