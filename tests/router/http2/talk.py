@@ -143,7 +143,8 @@ class Answering:
             return
         self.connection.consumed(stream, len(data))
         if stream.head == "/stream":
-            if not told.data[: -len(data) or None]:
+            if stream.user is None:
+                stream.user = "begun"
                 self.connection.begin(stream, HEAD_BLOCK)
             self.connection.send(stream, data)
             if ended:
