@@ -4,6 +4,7 @@ Source: RFC 9113; the numbers in docstrings are its sections.
 """
 
 from collections.abc import Callable
+from functools import cache
 
 import pytest
 from hypothesis import given
@@ -101,6 +102,15 @@ def test_a_request_without_a_body_is_told_whole() -> None:
     assert talk.calls.told == {1: Told("/echo", b"", ended=True, closed=True)}
 
 
+def test_neighbours_in_one_read_are_not_confused() -> None:
+    """HEADERS of one stream and the end of another, side by side: each belongs where its number says."""
+    talk = Talk()
+    talk.say(headers(1, "/echo"))
+    talk.say(headers(3, "/echo") + data(1, b"one", end=True) + data(3, b"three", end=True))
+    assert {number: told.data for number, told in talk.calls.told.items()} == {1: b"one", 3: b"three"}
+    assert (talk.body(1), talk.body(3)) == (b"one", b"three")
+
+
 def test_requests_on_skipped_streams_are_taken() -> None:
     """5.1.1: a client may leave out numbers; what it leaves out is closed, and windows for it are no error."""
     talk = Talk()
@@ -152,12 +162,14 @@ def story(*pieces: bytes) -> tuple[dict[int, Told], list[Frame]]:
     return told, sent
 
 
-WHOLE = story(SESSION)
+@cache
+def whole_story() -> tuple[dict[int, Told], list[Frame]]:
+    return story(SESSION)
 
 
 def test_a_session_is_what_it_is_meant_to_be() -> None:
     """What the cuts below are compared with: everything answered but what is held, reset or malformed."""
-    told, sent = WHOLE
+    told, sent = whole_story()
     outcomes = {number: one.closed for number, one in told.items()}
     assert outcomes == {1: True, 5: True, 7: None, 9: True, 13: True, 15: True, 17: True, 19: False, 23: True, 25: True}
     assert told[23].data == b"d" * 600 + b"p"
@@ -168,13 +180,13 @@ def test_a_session_is_what_it_is_meant_to_be() -> None:
 
 def test_one_byte_at_a_time_tells_the_same() -> None:
     """Nothing depends on how the bytes are cut: what is told and what is sent are the same, in the same order."""
-    assert story(*(SESSION[at : at + 1] for at in range(len(SESSION)))) == WHOLE
+    assert story(*(SESSION[at : at + 1] for at in range(len(SESSION)))) == whole_story()
 
 
 @given(st.lists(st.integers(0, len(SESSION)), max_size=12))
 def test_any_cut_tells_the_same(at: list[int]) -> None:
     """As one byte at a time."""
-    assert story(*cut(SESSION, at)) == WHOLE
+    assert story(*cut(SESSION, at)) == whole_story()
 
 
 @given(st.binary(max_size=200), st.sampled_from([b"", frames.PREFACE, HELLO, HELLO + headers(1, "/stream")]))
@@ -488,11 +500,24 @@ def test_room_never_leaks_with_whole_requests(pieces: int) -> None:
             client.talk.say(frames.rst_stream(1, frames.CANCEL))
         path = "/refuse" if number > 400 else "/echo"
         client.spent[number] = 0
-        assert client.room(number) >= 1_000
-        client.spent[0] += 1_000
-        client.talk.say(*cut(request(number, path, bytes(1_000)), [20] * (pieces - 1)), frames.window_update(0, 1_000))
+        assert client.room(number) >= 3_000
+        client.spent[0] += 3_000
+        client.talk.say(*cut(request(number, path, bytes(3_000)), [20] * (pieces - 1)), frames.window_update(0, 3_000))
     assert client.talk.calls.refused == (100 if pieces == 1 else 0)
     assert client.talk.alive()
+
+
+def test_padding_is_given_back_as_it_comes() -> None:
+    """6.1: it counts against the windows and nobody consumes it: many times the windows of nearly nothing else."""
+    client = Sending(Limits(stream_bytes_max=20_000, connection_bytes_max=1 << 16))
+    client.talk.say(headers(1, "/sink"))
+    client.spent[1] = 0
+    for _ in range(1_000):
+        assert client.room(1) >= 257
+        client.spent[0] += 257
+        client.spent[1] += 257
+        client.talk.say(frame(frames.DATA, PADDED, 1, padded(b"x", 255)))
+    assert client.talk.calls.told[1].data == b"x" * 1_000
 
 
 def test_no_more_is_kept_than_was_said() -> None:
@@ -542,8 +567,11 @@ def test_an_early_answer_ends_the_request(path: str) -> None:
     assert answer[-2].end
     assert talk.resets(1) == [frames.NO_ERROR]
     talk.say(data(1, b"late"), data(1, b"later", end=True))
-    talk.say(headers(3, path), frame(frames.HEADERS, END_HEADERS | END_STREAM, 3, TRAILERS), frames.rst_stream(3, 0))
-    assert talk.calls.told == {1: Told(path, closed=True), 3: Told(path, closed=True)}
+    talk.say(headers(5, path, END_HEADERS | END_STREAM))
+    assert talk.calls.told.pop(5) == Told(path, closed=True)
+    assert talk.resets(5) == []
+    talk.say(headers(7, path), frame(frames.HEADERS, END_HEADERS | END_STREAM, 7, TRAILERS), frames.rst_stream(7, 0))
+    assert talk.calls.told == {1: Told(path, closed=True), 7: Told(path, closed=True)}
     assert talk.alive()
 
 
@@ -653,6 +681,8 @@ FAULTS: dict[str, tuple[bytes, int]] = {
     "HEADERS of a server's stream": (headers(6), PROTOCOL),
     "HEADERS with too much padding": (frame(frames.HEADERS, END_HEADERS | PADDED, 5, b"\x04abc"), PROTOCOL),
     "HEADERS without their priority": (frame(frames.HEADERS, END_HEADERS | WITH_PRIORITY, 5, bytes(4)), SIZE),
+    "a whole second request on a stream": (headers(5, "/hold") + request(5), PROTOCOL),
+    "a whole request on a server's stream": (request(6), PROTOCOL),
     "a second request on a stream": (headers(5, "/hold") + headers(5, "/hold"), PROTOCOL),
     "trailers after the end": (
         headers(5, "/hold", END_HEADERS | END_STREAM) + headers(5, "/hold", END_HEADERS | END_STREAM),
