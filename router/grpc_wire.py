@@ -29,8 +29,9 @@ NOT_GRPC = response_block(415, b"text/plain")
 NOT_POST = response_block(405, b"text/plain")
 
 _STATUS_BYTES_MAX = 4_096
-"""Of a status with its details. Clients take some 8 KiB of trailers."""
-_MESSAGE_CHARACTERS_MAX = 512
+"""Of a status with its details, which base64 makes longer by a third. Clients take 8 KiB of trailers in all."""
+_MESSAGE_BYTES_MAX = 2_048
+"""Of a status's message on the wire, where a Hangul syllable is 9 bytes."""
 
 _TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])")
 _UNITS_S = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
@@ -170,8 +171,11 @@ def only_detailed_trailers(status: status_pb2.Status) -> bytes:
 
 
 def _status_fields(code: int, message: str) -> list[tuple[bytes, bytes]]:
-    text = percent_encoded(message[:_MESSAGE_CHARACTERS_MAX])
-    return [(b"grpc-status", b"%d" % code), (b"grpc-message", text)]
+    encoded = percent_encoded(message[:_MESSAGE_BYTES_MAX])
+    while len(encoded) > _MESSAGE_BYTES_MAX:
+        message = message[: len(message[:_MESSAGE_BYTES_MAX]) * _MESSAGE_BYTES_MAX // len(encoded)]
+        encoded = percent_encoded(message)
+    return [(b"grpc-status", b"%d" % code), (b"grpc-message", encoded)]
 
 
 def _detailed_fields(status: status_pb2.Status) -> list[tuple[bytes, bytes]]:
