@@ -8,9 +8,10 @@ Source: "gRPC over HTTP2" (PROTOCOL-HTTP2.md) and "Compression" of the gRPC proj
 import base64
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from struct import Struct
+from typing import NamedTuple
 
 from google.rpc import code_pb2, status_pb2
 
@@ -28,8 +29,9 @@ NOT_GRPC = response_block(415, b"text/plain")
 NOT_POST = response_block(405, b"text/plain")
 
 _STATUS_BYTES_MAX = 4_096
-"""Of a status with its details. Clients take some 8 KiB of trailers."""
-_MESSAGE_CHARACTERS_MAX = 512
+"""Of a status with its details, which base64 makes longer by a third. Clients take 8 KiB of trailers in all."""
+_MESSAGE_BYTES_MAX = 2_048
+"""Of a status's message on the wire, where a Hangul syllable is 9 bytes."""
 
 _TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])")
 _UNITS_S = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
@@ -65,6 +67,13 @@ def whole(data: bytes) -> bytes | None:
     return None
 
 
+class Arrived(NamedTuple):
+    """A message as it came. What is compressed stays so until somebody takes it: it may become 1,000 times as large."""
+
+    compressed: int
+    data: bytes
+
+
 class MessageReader:
     """Cuts one direction of a call into its messages. Keeps no more of it than one message and its prefix."""
 
@@ -82,44 +91,47 @@ class MessageReader:
     def kept_bytes(self) -> int:
         return len(self._buffer)
 
-    def feed(self, data: bytes) -> list[bytes]:
-        """The messages that are now complete.
+    def feed(self, data: bytes) -> Iterator[Arrived]:
+        """Yield the messages that are now complete. To be iterated to its end.
 
         Raises:
-            MessageTooLarge: as soon as its prefix says so.
-            Failed: the message is compressed in a way that we do not know, or broken.
+            MessageTooLarge: as soon as its prefix says so; those before it have been yielded.
         """
         buffer = self._buffer
         buffer += data
-        messages = []
-        at = 0
-        while len(buffer) - at >= PREFIX_BYTES:
-            compressed, size = _PREFIX.unpack_from(buffer, at)
+        while len(buffer) >= PREFIX_BYTES:
+            compressed, size = _PREFIX.unpack_from(buffer)
             if size > self._bytes_max:
                 raise MessageTooLarge(size)
-            end = at + PREFIX_BYTES + size
+            end = PREFIX_BYTES + size
             if len(buffer) < end:
-                break
-            message = bytes(buffer[at + PREFIX_BYTES : end])
-            messages.append(self._decompressed(message) if compressed else message)
-            at = end
-        del buffer[:at]
-        return messages
+                return
+            message = Arrived(compressed, bytes(buffer[PREFIX_BYTES:end]))
+            del buffer[:end]
+            yield message
 
-    def _decompressed(self, message: bytes) -> bytes:
+    def opened(self, message: Arrived) -> bytes:
+        """The message itself.
+
+        Raises:
+            MessageTooLarge: it would become so.
+            Failed: it is compressed in a way that we do not know, or broken.
+        """
+        if not message.compressed:
+            return message.data
         if self._encoding is None or self._encoding == b"identity":
             raise Failed(code_pb2.INTERNAL, "a compressed message without grpc-encoding")
         if self._encoding != b"gzip":
             raise Failed(code_pb2.UNIMPLEMENTED, "grpc-encoding may be identity or gzip")
         reader = zlib.decompressobj(zlib.MAX_WBITS | 16)
         try:
-            data = reader.decompress(message, self._bytes_max + 1)
+            data = reader.decompress(message.data, self._bytes_max + 1)
         except zlib.error as error:
             raise Failed(code_pb2.INTERNAL, "the message is no gzip") from error
         if len(data) > self._bytes_max:
             raise MessageTooLarge(len(data))
-        if not reader.eof:
-            raise Failed(code_pb2.INTERNAL, "the message's gzip has no end")
+        if not reader.eof or reader.unused_data:
+            raise Failed(code_pb2.INTERNAL, "the message's gzip does not end where the message does")
         return data
 
 
@@ -159,8 +171,11 @@ def only_detailed_trailers(status: status_pb2.Status) -> bytes:
 
 
 def _status_fields(code: int, message: str) -> list[tuple[bytes, bytes]]:
-    text = percent_encoded(message[:_MESSAGE_CHARACTERS_MAX])
-    return [(b"grpc-status", b"%d" % code), (b"grpc-message", text)]
+    encoded = percent_encoded(message[:_MESSAGE_BYTES_MAX])
+    while len(encoded) > _MESSAGE_BYTES_MAX:
+        message = message[: len(message[:_MESSAGE_BYTES_MAX]) * _MESSAGE_BYTES_MAX // len(encoded)]
+        encoded = percent_encoded(message)
+    return [(b"grpc-status", b"%d" % code), (b"grpc-message", encoded)]
 
 
 def _detailed_fields(status: status_pb2.Status) -> list[tuple[bytes, bytes]]:

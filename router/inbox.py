@@ -8,7 +8,7 @@ from google.rpc import code_pb2
 
 from router import validation
 from router.errors import ApiError
-from router.grpc_wire import Failed, MessageReader, MessageTooLarge
+from router.grpc_wire import Arrived, Failed, MessageReader, MessageTooLarge
 
 
 class Budget:
@@ -38,7 +38,7 @@ class Inbox:
         self._reader = MessageReader(validation.REQUEST_BYTES_MAX, encoding)
         self._budget = budget
         self._consumed = consumed
-        self._messages: deque[bytes] = deque()
+        self._messages: deque[Arrived] = deque()
         self._kept = 0
         self._ended = False
         self._failure: ApiError | Failed | None = None
@@ -58,8 +58,6 @@ class Inbox:
                 self._messages.extend(self._reader.feed(data))
         except MessageTooLarge as error:
             self._failure = validation.oversized(error.size)
-        except Failed as error:
-            self._failure = error
         if not room and self._failure is None:
             self._failure = Failed(code_pb2.RESOURCE_EXHAUSTED, "too many calls that are not complete")
         self._news.set()
@@ -74,7 +72,7 @@ class Inbox:
             raise self._failure
         if len(self._messages) != 1 or self._reader.kept_bytes:
             raise Failed(code_pb2.INVALID_ARGUMENT, "the call needs exactly one message")
-        return self._messages[0]
+        return self._opened(self._messages[0])
 
     async def messages(self) -> AsyncIterator[bytes]:
         """One after another, until the client has sent its last.
@@ -84,7 +82,7 @@ class Inbox:
         """
         while True:
             while self._messages:
-                message = self._messages.popleft()
+                message = self._opened(self._messages.popleft())
                 if not self._messages:
                     self._give_back(self._kept - self._reader.kept_bytes)
                 yield message
@@ -101,6 +99,12 @@ class Inbox:
         """Nobody takes any more. May be said twice."""
         self._messages.clear()
         self._give_back(self._kept)
+
+    def _opened(self, message: Arrived) -> bytes:
+        try:
+            return self._reader.opened(message)
+        except MessageTooLarge as error:
+            raise validation.oversized(error.size) from None
 
     def _give_back(self, count: int) -> None:
         self._kept -= count

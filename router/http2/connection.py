@@ -247,12 +247,8 @@ class Connection:
         assert 0 <= count <= stream.unconsumed, "gave back more than was received"
         stream.unconsumed -= count
         self._grant(count)
-        limit = self._limits.stream_bytes_max
         if not stream.heard_all:
-            more = limit - stream.unconsumed - stream.receive_room
-            if more * 2 > limit:
-                stream.receive_room += more
-                self._send(frames.window_update(stream.id, more))
+            self._grant_stream(stream)
 
     # --- output -------------------------------------------------------------------------------------------------------
 
@@ -289,7 +285,8 @@ class Connection:
             if self._room <= 0:
                 return
             # The others' turn comes first the next time.
-            del self._blocked[stream.id]
+            if self._blocked.pop(stream.id, None) is None:
+                continue  # sent meanwhile, by whoever was told of another one's
             self._blocked[stream.id] = stream
             self._push(stream)
 
@@ -313,11 +310,20 @@ class Connection:
         self._calls.closed(stream, answered)
 
     def _grant(self, count: int) -> None:
+        """More that the client may send: told when it is more than what it still has, so seldom, and before it has to
+        wait. To be looked at when the one grows and when the other shrinks."""
         self._to_grant += count
-        if self._to_grant * 2 > self._limits.connection_bytes_max:
+        if self._to_grant > self._receive_room:
             self._receive_room += self._to_grant
             self._send(frames.window_update(0, self._to_grant))
             self._to_grant = 0
+
+    def _grant_stream(self, stream: Stream) -> None:
+        """As `_grant`."""
+        more = self._limits.stream_bytes_max - stream.unconsumed - stream.receive_room
+        if more > stream.receive_room:
+            stream.receive_room += more
+            self._send(frames.window_update(stream.id, more))
 
     # --- input --------------------------------------------------------------------------------------------------------
 
@@ -387,6 +393,8 @@ class Connection:
         else:
             stream = self._open(number, head, heard_all=True)
             stream.unconsumed = size
+            if self._to_grant > self._receive_room:
+                self._grant(0)
             answer(stream)
 
     def _on_headers(self, flags: int, number: int, payload: bytes) -> None:
@@ -420,9 +428,12 @@ class Connection:
         if number <= self._last_stream:
             # Trailers of a request; of one that has been answered, if it was on its way.
             self._blocks.skip(block)
-            if (stream := self.streams.get(number)) is not None:
-                if not flags & frames.END_STREAM or stream.heard_all:
-                    raise _Fault(frames.PROTOCOL_ERROR, f"a second request on stream {number}")
+            stream = self.streams.get(number)
+            if stream is None:
+                self._idle()
+            elif not flags & frames.END_STREAM or stream.heard_all:
+                raise _Fault(frames.PROTOCOL_ERROR, f"a second request on stream {number}")
+            else:
                 self._tell(stream, b"", ended=True)
             return
         head = self._understand(number, block)
@@ -475,6 +486,9 @@ class Connection:
         if not payload and not flags & frames.END_STREAM:
             self._idle()
         stream.unconsumed += size
+        self._grant(0)
+        if not flags & frames.END_STREAM:
+            self._grant_stream(stream)
         if size != len(payload):
             self.consumed(stream, size - len(payload))
         self._tell(stream, payload, ended=bool(flags & frames.END_STREAM))
@@ -530,6 +544,8 @@ class Connection:
                 for stream in self.streams.values():
                     # May become negative: then nothing is sent until the client has given that much more.
                     stream.room += value - self._stream_room
+                    if stream.room > frames.WINDOW_BYTES_MAX:
+                        raise _Fault(frames.FLOW_CONTROL_ERROR, "INITIAL_WINDOW_SIZE is too large for a stream")
                 self._stream_room = value
             case frames.MAX_FRAME_SIZE:
                 if not frames.FRAME_BYTES <= value <= frames.FRAME_BYTES_MAX:

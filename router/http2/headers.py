@@ -17,6 +17,7 @@ FIELDS_BYTES_MAX = 16_384
 """Of one request, as SETTINGS_MAX_HEADER_LIST_SIZE counts them."""
 _KNOWN_MAX = 64
 _TABLE_SIZE_UPDATE, _TABLE_SIZE_UPDATE_MASK = 0x20, 0xE0
+_PSEUDO = frozenset((b":method", b":scheme", b":authority", b":path"))
 _STATUS_200 = b"\x88"
 _STATUS, _CONTENT_TYPE = 8, 31
 """Names in HPACK's static table."""
@@ -100,7 +101,8 @@ class _Table(HeaderTable):
 
     def add(self, name: bytes, value: bytes) -> None:
         self.changes += 1
-        super().add(name, value)
+        # They come as views, which would keep the whole block that they came in.
+        super().add(bytes(name), bytes(value))
 
 
 def _request(fields: Iterable[tuple[bytes, bytes]]) -> Request:
@@ -108,7 +110,7 @@ def _request(fields: Iterable[tuple[bytes, bytes]]) -> Request:
     others: dict[bytes, bytes] = {}
     for name, value in fields:
         if name.startswith(b":"):
-            if others or name in pseudo:
+            if others or name in pseudo or name not in _PSEUDO:
                 raise MalformedRequest(f"{name!r} is out of place")
             pseudo[name] = value
         elif name != name.lower():

@@ -1,14 +1,16 @@
 """A whole router in the test's process: hand-fed topology, real links, the service and, if wanted, its grpc server."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from random import Random
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc.aio
+import uvloop
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
@@ -19,6 +21,7 @@ from cluster.records import Keyspace, NodeRecord, NodeState, OwnerRecord
 from cluster.types import Incarnation, LeaseId, NodeId, Revision, ShardId
 from cluster.watch import Changes, Snapshot
 from proto import coupon_pb2, node_pb2
+from router.aio_server import AioServer
 from router.calls import answer_of
 from router.dispatch import Dispatcher, DispatchSettings
 from router.errors import ApiError
@@ -36,12 +39,43 @@ CODEC = CodeCodec({0: bytes(KEY_BYTES)})
 TEST_S_MAX = 10.0
 
 
+Server: TypeAlias = ApiServer | AioServer
+
+
+@dataclass(frozen=True)
+class Underneath:
+    """What a test's router runs on."""
+
+    server: type[ApiServer] | type[AioServer] = ApiServer
+    loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+
+
+UNDERNEATH = {
+    "own": Underneath(),
+    # As in production.
+    "own on uvloop": Underneath(loop=uvloop.new_event_loop),
+    "grpc.aio": Underneath(AioServer),
+}
+underneath: ContextVar[Underneath] = ContextVar("underneath", default=UNDERNEATH["own"])
+
+
 def run(test: Coroutine[Any, Any, None]) -> None:
+    """Fails as well when something failed for which nobody waits: a callback, a protocol, a task that was forgotten."""
+    failed: list[dict[str, Any]] = []
+
+    def note(_: object, context: dict[str, Any]) -> None:
+        # grpc's poller belongs to the process, and now and then turns to the closed loop of the test before.
+        if "PollerCompletionQueue" not in context["message"]:
+            failed.append(context)
+
     async def in_time() -> None:
+        asyncio.get_running_loop().set_exception_handler(note)
         async with asyncio.timeout(TEST_S_MAX):
             await test
 
-    asyncio.run(in_time())
+    with asyncio.Runner(loop_factory=underneath.get().loop) as runner:
+        runner.run(in_time())
+    assert not failed, failed
 
 
 class FedWatches:
@@ -144,8 +178,8 @@ async def rig(
 
 
 @asynccontextmanager
-async def served(router: Rig, settings: ServerSettings | None = None) -> AsyncIterator[tuple[ApiServer, "Client"]]:
-    server = ApiServer(router.service, settings or ServerSettings(drain_s_max=1.0))
+async def served(router: Rig, settings: ServerSettings | None = None) -> AsyncIterator[tuple[Server, "Client"]]:
+    server = underneath.get().server(router.service, settings or ServerSettings(drain_s_max=1.0))
     address = server.listen("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(address) as channel:

@@ -17,6 +17,8 @@ from router.server import ServerSettings
 from tests.router.fake_node import issued, refusal, running_node, silent
 from tests.router.rig import Client, Details, rig, run, served
 
+pytestmark = pytest.mark.usefixtures("on_every_server")
+
 ISSUE = pb.IssueCouponRequest(campaign_id="c", user_id="u")
 UNARY = [
     "CreateCampaign",

@@ -15,6 +15,8 @@ from router.service import CallContext, ServiceSettings
 from tests.router.fake_node import issued, refusal, running_node, silent
 from tests.router.rig import Client, Details, rig, run, served
 
+pytestmark = pytest.mark.usefixtures("on_every_server")
+
 
 def items(users: Iterable[int], campaign: str = "c") -> bytes:
     message = pb.IssueCouponsRequest()
