@@ -76,8 +76,13 @@ class OwnerChange:
 class ChaosCluster:
     """Use `running`."""
 
-    def __init__(self, processes: LocalCluster, network: Network) -> None:
+    def __init__(self, processes: LocalCluster, network: Network, twins: dict[int, str]) -> None:
+        """
+        Args:
+            twins: by pid, the node for which each twin that runs passes. The network reads it too.
+        """
         self.processes = processes
+        self._twins = twins
         self.network = network
         self.changes: list[OwnerChange] = []
         """Every change of ownership since the cluster served, in order."""
@@ -194,10 +199,13 @@ class ChaosCluster:
                 )
             )
             await twin.start()
+            # Its links are the node's: to the network they are one machine.
+            self._twins[twin.pid] = name
             try:
                 yield twin
             finally:
                 await twin.kill()
+                del self._twins[twin.pid]
 
     async def etcd_leader(self) -> str:
         """The member that leads; waits for one. Raises NotSettled."""
@@ -385,8 +393,9 @@ async def running(spec: ChaosSpec) -> AsyncIterator[ChaosCluster]:
 
     def running_now() -> Mapping[int, str]:
         children = (*processes.etcds, *processes.nodes, *processes.routers)
-        return {child.pid: child.name for child in children if child.running}
+        return {child.pid: child.name for child in children if child.running} | twins
 
+    twins: dict[int, str] = {}
     peer_fronts: dict[str, str] = {}
 
     async def fronts(layout: Layout) -> Mapping[str, str]:
@@ -427,7 +436,7 @@ async def running(spec: ChaosSpec) -> AsyncIterator[ChaosCluster]:
     )
     try:
         async with processes:
-            cluster = ChaosCluster(processes, network)
+            cluster = ChaosCluster(processes, network, twins)
             following = asyncio.create_task(cluster.follow())
             try:
                 for child in processes.nodes[spec.nodes :]:

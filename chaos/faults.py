@@ -226,8 +226,8 @@ class Faults:
             self.cluster.twin(node) as twin,
             asyncio.timeout(TWIN_ENDS_S_MAX),
         ):
-            if await twin.wait() == 0:
-                raise RuntimeError("a second process with a living node's id ended as if all was well")
+            if await twin.wait() == 0 or "belongs to the living" not in twin.log_tail():
+                raise RuntimeError(f"a second process with a living node's id did not end for that:\n{twin.log_tail()}")
 
     async def twin_of_frozen(self, node: str) -> None:
         """A second process with the id of a node that sleeps past its lease and then wakes."""

@@ -1,5 +1,6 @@
 """The harness of the chaos runs, on a real cluster."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -40,5 +41,18 @@ def test_a_cluster_has_its_ports_while_its_servers_are_dead(tmp_path: Path) -> N
                 assert not any(others.reserve(port) for port in ports)
         with ReservedPorts() as others:
             assert all(others.reserve(port) for port in ports)
+
+    run(main)
+
+
+def test_a_twin_reaches_etcd_where_the_network_is_proxied(tmp_path: Path) -> None:
+    """A second process with a living node's id goes the node's own ways, and ends because of the id, not because it
+    reaches nobody."""
+
+    async def main() -> None:
+        async with running(ChaosSpec(tmp_path, "file", proxied=True)) as cluster, cluster.twin("node-0") as twin:
+            async with asyncio.timeout(20):
+                assert await twin.wait() != 0
+            assert "belongs to the living" in twin.log_tail()
 
     run(main)
