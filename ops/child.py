@@ -11,6 +11,7 @@ import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -101,7 +102,11 @@ class Child:
     def send(self, signal_number: signal.Signals) -> None:
         """Raises ProcessLookupError if it has ended."""
         assert self._process is not None, f"{self.name} was never started"
-        self._process.send_signal(signal_number)
+        if self._process.returncode is not None:
+            raise ProcessLookupError(f"{self.name} has ended")
+        # Not Process.send_signal: that looks first whether the process has ended, and takes its return code away from
+        # asyncio, which then says 255.
+        os.kill(self._process.pid, signal_number)
 
     def freeze(self) -> None:
         self.send(signal.SIGSTOP)
@@ -112,14 +117,16 @@ class Child:
     async def kill(self) -> None:
         """kill -9, and wait for the end."""
         if self.running:
-            self.send(signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it has ended, and we are about to hear of it
+                self.send(signal.SIGKILL)
             await self.wait()
 
     async def stop(self, timeout_s: float) -> int:
         """SIGTERM, and wait for the end; SIGKILL when that takes longer than `timeout_s`. Returns its return code."""
         if self.running:
-            self.send(signal.SIGTERM)
-            self.send(signal.SIGCONT)  # a frozen process would not hear the first
+            with suppress(ProcessLookupError):  # it has ended, and we are about to hear of it
+                self.send(signal.SIGTERM)
+                self.send(signal.SIGCONT)  # a frozen process would not hear the first
         try:
             async with asyncio.timeout(timeout_s):
                 return await self.wait()
