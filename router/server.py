@@ -100,7 +100,11 @@ class ApiServer:
             peer.connection.announce_end()
         try:
             async with asyncio.timeout(self._settings.drain_s_max):
-                await self._idle.wait()
+                # A turn of the loop for those who watch our health: the end must not come before what is said.
+                await asyncio.sleep(0)
+                # In the turn in which the last call ended another one may have begun.
+                while not self._idle.is_set():
+                    await self._idle.wait()
         except TimeoutError:
             log.warning("drain_cut_short", calls=self._calls)
         for server in self._servers:
