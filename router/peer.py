@@ -6,7 +6,6 @@ gets a task. A client that does not read what it is sent is not read from either
 
 import asyncio
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, cast
@@ -72,10 +71,11 @@ class Peer(asyncio.Protocol):
         """loop.time()"""
         self.stalled_s: float | None = None
         """Since when it does not read what it is sent."""
+        self.said_all_s: float | None = None
+        """When our last word was written."""
         self.connection = Connection(self, limits, self._wake)
         self._host = host
         self._transport: asyncio.Transport | None = None
-        self._ended = False
         self._writable = asyncio.Event()
         self._writable.set()
 
@@ -113,20 +113,24 @@ class Peer(asyncio.Protocol):
     # --- the socket ---------------------------------------------------------------------------------------------------
 
     def flush(self) -> None:
-        """Write what the connection has to say, and after its last word the end."""
+        """Write what the connection has to say; behind its last word only the client's own end is waited for.
+
+        A socket that is closed with something in it that was not read resets the connection, and what was written last
+        may be lost with it: the client would not learn which of its calls were taken.
+        """
         out = self.connection.take()
-        if self._transport is None or self._transport.is_closing():
+        if self._transport is None or self._transport.is_closing() or self.said_all_s is not None:
             return
         if out:
             self._transport.write(out)
-        if self.connection.fault:
-            log.info("client_disconnected", why=self.connection.fault)
-            self._transport.close()
-        elif self.connection.ended and not self._ended:
-            # Closed with something unread, the socket would be reset, and the last word lost. The client closes it.
-            self._ended = True
-            with suppress(OSError):  # the client was faster
+        if self.connection.ended:
+            self.said_all_s = self._loop.time()
+            if self.connection.fault:
+                log.info("client_disconnected", why=self.connection.fault)
+            try:
                 self._transport.write_eof()
+            except OSError:
+                self._transport.abort()  # it has just been reset
 
     def abort(self) -> None:
         if self._transport is not None:

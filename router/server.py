@@ -177,8 +177,10 @@ class ApiServer:
         if peer.stalled_s is not None and now_s - peer.stalled_s > settings.stalled_s_max:
             log.info("client_disconnected", why="it does not read its answers")
             peer.abort()
-        elif silent_s > settings.silence_s_max or (
-            not connection.greeted and now_s - peer.opened_s > settings.greeting_s_max
+        elif (
+            (peer.said_all_s is not None and now_s - peer.said_all_s > _LINGER_S)
+            or silent_s > settings.silence_s_max
+            or (not connection.greeted and now_s - peer.opened_s > settings.greeting_s_max)
         ):
             peer.abort()
         elif connection.greeted and silent_s > settings.ping_s:
