@@ -513,15 +513,17 @@ def test_a_call_that_comes_while_the_last_one_ends_is_not_forgotten() -> None:
     run(test())
 
 
-def test_a_client_that_has_just_gone_is_no_error_for_a_stopping_server() -> None:
-    """The server's last word meets a socket that was reset, and the server does not know yet."""
+@pytest.mark.parametrize("how", ["closed", "reset"])
+def test_a_client_that_has_just_gone_is_no_error_for_a_stopping_server(how: str) -> None:
+    """The server's last word meets a socket whose other end is gone, and the server does not know yet."""
 
     async def test() -> None:
         async with place() as (here, _):
             client = socket.create_connection(here.address)
             client.sendall(HELLO)
             await here.reached(lambda: any(peer.connection.greeted for peer in here.server._peers))
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", how == "reset", 0))
+            client.recv(1_000)
             (peer,) = here.server._peers
             client.close()
             peer.connection.end()
