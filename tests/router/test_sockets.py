@@ -513,6 +513,28 @@ def test_a_call_that_comes_while_the_last_one_ends_is_not_forgotten() -> None:
     run(test())
 
 
+def test_an_answer_behind_the_last_word_goes_nowhere() -> None:
+    """The drain was cut short, the client has not closed its side yet, and a node answers now: no error, no byte."""
+
+    async def test() -> None:
+        async with place(ServerSettings(drain_s_max=0.01)) as (here, node):
+            node.script = silent
+            client = await here.client()
+            client.say(issue(1))
+            await node.came(1)
+            stopping = asyncio.create_task(here.server.stop())
+            await client.until(lambda one: one.kind == frames.GOAWAY)
+            await client.until(lambda one: one.kind == frames.GOAWAY)
+            node.say(issued(node.calls[0]))
+            node.script = issued
+            await here.reached(lambda: here.router.dispatcher.in_flight == 0)
+            await asyncio.sleep(0)  # the turn in which it would be written
+            assert await client.rest() == []
+            await stopping
+
+    run(test())
+
+
 @pytest.mark.parametrize("how", ["closed", "reset"])
 def test_a_client_that_has_just_gone_is_no_error_for_a_stopping_server(how: str) -> None:
     """The server's last word meets a socket whose other end is gone, and the server does not know yet."""
