@@ -18,6 +18,8 @@ from google.rpc import code_pb2, status_pb2
 from router.http2.headers import fields_block, response_block
 
 CONTENT_TYPE = b"application/grpc"
+CONTENT_TYPES = (CONTENT_TYPE, CONTENT_TYPE + b"+proto")
+"""Of requests."""
 _PREFIX = Struct(">BI")
 PREFIX_BYTES = _PREFIX.size
 

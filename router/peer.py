@@ -145,7 +145,7 @@ class Peer(asyncio.Protocol):
     def understand(self, request: Request) -> Head:
         if request.method != b"POST":
             return Head(None, grpc_wire.NOT_POST)
-        if not request.fields.get(b"content-type", b"").startswith(grpc_wire.CONTENT_TYPE):
+        if request.fields.get(b"content-type", b"").partition(b";")[0] not in grpc_wire.CONTENT_TYPES:
             return Head(None, grpc_wire.NOT_GRPC)
         method = self._host.methods.get(request.path)
         if method is None:

@@ -68,6 +68,7 @@ class ApiServer:
         self._alone = asyncio.Event()
         self._alone.set()
         self._looking: asyncio.Task[None] | None = None
+        self._closed = False
 
     def listen(self, address: str) -> str:
         """Binds HOST:PORT, where port 0 is a free one; returns it with the port that it became.
@@ -107,6 +108,7 @@ class ApiServer:
                     await self._idle.wait()
         except TimeoutError:
             log.warning("drain_cut_short", calls=self._calls)
+        self._closed = True
         for server in self._servers:
             server.close()
         for listening in self._sockets:
@@ -134,7 +136,9 @@ class ApiServer:
     def joined(self, peer: Peer) -> None:
         self._peers.add(peer)
         self._alone.clear()
-        if len(self._peers) > self._settings.connections_max:
+        if self._closed:
+            peer.abort()  # accepted, but not yet seen, when we stopped to listen
+        elif len(self._peers) > self._settings.connections_max:
             log.warning("too_many_connections", connections=len(self._peers))
             peer.abort()
 

@@ -1,8 +1,8 @@
 """One client's connection: frames in, streams told to whoever answers, frames out. No I/O, no clock.
 
 Whoever reads the socket calls `receive`, writes what `take` returns, and closes the socket when `ended`. What a client
-can make us keep is bounded: streams at a time, bytes received and not consumed, a header block, frames to which no call
-belongs. Nothing that it does raises an exception here: the worst is a GOAWAY that says why.
+can make us keep is bounded: streams at a time, bytes that a stream has received and nobody has consumed, a header block,
+frames to which no call belongs. Nothing that it does raises an exception here: the worst is a GOAWAY that says why.
 
 Source: RFC 9113.
 """
@@ -24,7 +24,7 @@ class Limits:
     stream_bytes_max: int = (1 << 20) + (64 << 10)
     """Received on one stream and not consumed: a message of 1 MiB and some more."""
     connection_bytes_max: int = 8 << 20
-    """The same on all streams of a connection."""
+    """On their way to us on all streams of a connection."""
     block_bytes_max: int = FIELDS_BYTES_MAX
     """Of a header block, as it comes."""
     idle_frames_max: int = 1_000
@@ -49,7 +49,7 @@ class Stream:
     closed: bool = False
     """Nothing more will be sent or told."""
     unconsumed: int = 0
-    """Bytes received that count against the client's windows."""
+    """Bytes received that count against the stream's window."""
     pending: deque[bytes] | None = None
     """Of the response: waits for room. None: nothing ever had to."""
     pending_bytes: int = 0
@@ -127,8 +127,8 @@ class Connection:
         self._room = frames.WINDOW_BYTES
         self._stream_room = frames.WINDOW_BYTES
         self._frame_bytes_max = frames.FRAME_BYTES
-        self._receive_room = limits.connection_bytes_max
-        self._to_grant = 0
+        self._owed = 0
+        """Bytes received that the client's window for the connection has not been opened by again."""
         self._idle_frames = 0
         self._block: tuple[int, int, bytearray] | None = None
         """A header block that goes on in the next frame: stream, flags of its HEADERS, bytes so far."""
@@ -243,10 +243,9 @@ class Connection:
     def consumed(self, stream: Stream, count: int) -> None:
         """So many bytes of a request need no room any more: the client may send others."""
         if stream.closed:
-            return  # all of its bytes were given back then
+            return
         assert 0 <= count <= stream.unconsumed, "gave back more than was received"
         stream.unconsumed -= count
-        self._grant(count)
         if not stream.heard_all:
             self._grant_stream(stream)
 
@@ -304,22 +303,18 @@ class Connection:
             self._blocked.pop(stream.id, None)
             stream.pending.clear()
             stream.pending_bytes = 0
-        if stream.unconsumed:
-            self._grant(stream.unconsumed)
-            stream.unconsumed = 0
         self._calls.closed(stream, answered)
 
-    def _grant(self, count: int) -> None:
-        """More that the client may send: told when it is more than what it still has, so seldom, and before it has to
-        wait. To be looked at when the one grows and when the other shrinks."""
-        self._to_grant += count
-        if self._to_grant > self._receive_room:
-            self._receive_room += self._to_grant
-            self._send(frames.window_update(0, self._to_grant))
-            self._to_grant = 0
+    def _received(self, size: int) -> None:
+        """Of any stream. The connection's window is opened again at once, in large steps: one stream whose messages
+        nobody takes must not hold up the others, and what is kept of all of them is bounded elsewhere."""
+        self._owed += size
+        if self._owed * 2 > self._limits.connection_bytes_max:
+            self._send(frames.window_update(0, self._owed))
+            self._owed = 0
 
     def _grant_stream(self, stream: Stream) -> None:
-        """As `_grant`."""
+        """Told when it is more than what the client still has: so seldom, and before it has to wait."""
         more = self._limits.stream_bytes_max - stream.unconsumed - stream.receive_room
         if more > stream.receive_room:
             stream.receive_room += more
@@ -377,24 +372,17 @@ class Connection:
 
     def _on_request(self, number: int, block: bytes, body: bytes) -> None:
         """A whole new request. As HEADERS and DATA one after the other, for less."""
-        size = len(body)
-        self._receive_room -= size
-        if self._receive_room < 0:
-            raise _Fault(frames.FLOW_CONTROL_ERROR, "more data than the connection has room for")
+        self._received(len(body))
         head = self._understand(number, block)
         if head is None:
-            self._grant(size)
             return
         answer = self._calls.requested(head, body)
         if isinstance(answer, bytes):
-            self._grant(size)
             flags = frames.END_HEADERS | frames.END_STREAM
             self._out.append(HEAD.pack(0, len(answer), frames.HEADERS, flags, number) + answer)
         else:
             stream = self._open(number, head, heard_all=True)
-            stream.unconsumed = size
-            if self._to_grant > self._receive_room:
-                self._grant(0)
+            stream.unconsumed = len(body)
             answer(stream)
 
     def _on_headers(self, flags: int, number: int, payload: bytes) -> None:
@@ -466,16 +454,12 @@ class Connection:
 
     def _on_data(self, flags: int, number: int, payload: bytes) -> None:
         size = len(payload)
-        self._receive_room -= size
-        if self._receive_room < 0:
-            raise _Fault(frames.FLOW_CONTROL_ERROR, "more data than the connection has room for")
+        self._received(size)
         stream = self.streams.get(number)
         if stream is None:
             if not 0 < number <= self._last_stream:
                 raise _Fault(frames.PROTOCOL_ERROR, f"data on stream {number}, which was not opened")
-            # It was on its way when the stream was answered, or reset.
-            self._grant(size)
-            return
+            return  # it was on its way when the stream was answered, or reset
         if stream.heard_all:
             raise _Fault(frames.STREAM_CLOSED, f"data on stream {number} after its end")
         stream.receive_room -= size
@@ -486,7 +470,6 @@ class Connection:
         if not payload and not flags & frames.END_STREAM:
             self._idle()
         stream.unconsumed += size
-        self._grant(0)
         if not flags & frames.END_STREAM:
             self._grant_stream(stream)
         if size != len(payload):
