@@ -1,8 +1,8 @@
 """One client's connection: frames in, streams told to whoever answers, frames out. No I/O, no clock.
 
 Whoever reads the socket calls `receive`, writes what `take` returns, and closes the socket when `ended`. What a client
-can make us keep is bounded: streams at a time, bytes that a stream has received and nobody has consumed, a header block,
-frames to which no call belongs. Nothing that it does raises an exception here: the worst is a GOAWAY that says why.
+can make us keep is bounded: streams at a time, bytes of a stream that nobody has consumed, a header block, frames to
+which no call belongs. Nothing that it does raises an exception here: the worst is a GOAWAY that says why.
 
 Source: RFC 9113.
 """
