@@ -21,6 +21,7 @@ from router.deadlines import Deadlines
 from router.errors import ApiError
 from router.interrupt import Interrupt
 from router.link import NodeLink
+from router.pace import Pace
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ class Dispatcher:
         self._arrivals = 0
         self._calls = 0
         self._bytes = 0
-        self._pace = _Pace()
+        self._pace = Pace(rng)
 
     # --- for the service ---------------------------------------------------------------------------------------------
 
@@ -78,7 +79,7 @@ class Dispatcher:
         if deadline <= now:
             raise errors.not_in_time()
         if self._calls >= self._settings.calls_max or self._bytes + len(request) > self._settings.bytes_max:
-            raise self._overloaded(self._calls, now).with_traceback(None)  # it is shared
+            raise self._pace.overloaded(self._calls, now).with_traceback(None)  # it is shared
         self._arrivals += 1
         call = PendingCall(self._arrivals, shard, method, request, deadline, reply)
         self._deadlines.add(call)
@@ -96,7 +97,7 @@ class Dispatcher:
         if link is None:
             return None
         calls = link.calls_in_flight + line.waiting
-        return self._overloaded(calls, self._loop.time()) if calls >= self._settings.node_calls_max else None
+        return self._pace.overloaded(calls, self._loop.time()) if calls >= self._settings.node_calls_max else None
 
     def link_of(self, shard: ShardId) -> NodeLink | None:
         """The link to the shard's owner, if it is up."""
@@ -200,7 +201,7 @@ class Dispatcher:
         line = self._landed(call)
         line.failures = 0
         self._finish(call, result)
-        self._pace.decided(self._loop)
+        self._pace.decided(self._loop.time())
 
     def _send_back(self, call: PendingCall, delay_s: float | None = None) -> None:
         """It waits again, at its old place."""
@@ -255,10 +256,6 @@ class Dispatcher:
         self._bytes -= len(call.request)
         call.reply(result)
 
-    def _overloaded(self, calls: int, now: float) -> ApiError:
-        """`calls` are in front of the one that is refused."""
-        return errors.overloaded(self._pace.clear_s(calls, now) * self._rng.uniform(0.5, 1.5))
-
     # --- lines -------------------------------------------------------------------------------------------------------
 
     def _offer(self, line: ShardLine) -> None:
@@ -286,26 +283,3 @@ class Dispatcher:
     def _unready(self, line: ShardLine) -> None:
         if line.address in self._ready:
             self._ready[line.address].pop(line.shard, None)
-
-
-class _Pace:
-    """How fast calls are decided, measured over the last few hundred of them."""
-
-    _SAMPLE = 256
-
-    def __init__(self) -> None:
-        self._decided = 0
-        self._sampled_at = 0.0
-        self._call_s = 0.0
-
-    def decided(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._decided += 1
-        if self._decided % self._SAMPLE == 0:
-            now = loop.time()
-            self._call_s = (now - self._sampled_at) / self._SAMPLE
-            self._sampled_at = now
-
-    def clear_s(self, calls: int, now: float) -> float:
-        """How long so many calls take at this pace: 50 ms to 5 s."""
-        clear_s = calls * max(self._call_s, (now - self._sampled_at) / self._SAMPLE)
-        return 0.05 if clear_s < 0.05 else 5.0 if clear_s > 5.0 else clear_s

@@ -5,7 +5,7 @@ Knows no transport: a server turns `ApiError.status()` into whatever its protoco
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TypeAlias
 
 from google.rpc import code_pb2, error_details_pb2, status_pb2
@@ -76,7 +76,7 @@ class ApiError(Exception):
         self.metadata = dict(metadata or {})
         self.retry_after_s = retry_after_s
 
-    @property
+    @cached_property
     def facts(self) -> Facts:
         """All that a caller is told of it; equal for equal errors."""
         metadata = tuple(sorted(self.metadata.items())) if self.metadata else ()
@@ -126,16 +126,11 @@ def refused(refusal: node_pb2.Refusal) -> ApiError:
 
 
 def overloaded(retry_after_s: float) -> ApiError:
-    """Shared among equal ones, to the hundredth of a second: under load there are thousands a second of them."""
-    return _overloaded(round(retry_after_s * 100))
-
-
-@lru_cache(maxsize=1024)
-def _overloaded(retry_after_cs: int) -> ApiError:
+    """Rounded to the hundredth of a second, so that a server finds most of them among those that it has written."""
     return ApiError(
         coupon_pb2.OVERLOADED,
         "too much is in flight; nothing was done, try again later",
-        retry_after_s=retry_after_cs / 100,
+        retry_after_s=round(retry_after_s, 2),
     )
 
 
