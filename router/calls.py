@@ -28,7 +28,7 @@ async def answer_of(begin: Callable[[Reply], None]) -> bytes:
         if answer.done():
             return  # the caller has gone
         if isinstance(result, ApiError):
-            answer.set_exception(result)
+            answer.set_exception(result.with_traceback(None))  # it may be shared
         else:
             answer.set_result(result)
 

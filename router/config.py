@@ -32,7 +32,7 @@ class RouterSettings(BaseSettings):
     """The same in bytes of requests."""
     rpcs_max: int = Field(default=30_000, ge=1)
     """RPCs at a time, open streams included."""
-    stream_items_max: int = Field(default=4_000, ge=1)
+    stream_items_max: int = Field(default=1_000, ge=1)
     """Items of one IssueCoupons stream in flight; beyond it the stream is not read."""
     drain_s_max: float = Field(default=10.0, ge=0)
     """How long SIGTERM waits for the calls that are in flight."""

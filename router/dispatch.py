@@ -83,6 +83,8 @@ class Dispatcher:
         self._arrivals += 1
         call = PendingCall(self._arrivals, shard, method, request, deadline, reply)
         self._deadlines.add(call)
+        if not self._calls:
+            self._pace.begin(now)
         self._calls += 1
         self._bytes += len(request)
         line = self._lines[shard]

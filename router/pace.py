@@ -22,6 +22,11 @@ class Pace:
         self._hinted_at = float("-inf")
         self._next = 0
 
+    def begin(self, now: float) -> None:
+        """The first call after a time without any: that time says nothing about the pace."""
+        self._sampled_at = now
+        self._decided -= self._decided % _SAMPLE
+
     def decided(self, now: float) -> None:
         """One more call."""
         self._decided += 1

@@ -79,7 +79,12 @@ class ApiServer:
         host, _, port = address.rpartition(":")
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
-            listening = socket.create_server((host.strip("[]"), int(port)), family=family, backlog=_BACKLOG)
+            listening = socket.create_server(
+                (host.strip("[]"), int(port)),
+                family=family,
+                backlog=_BACKLOG,
+                dualstack_ipv6=host == "[::]" and socket.has_dualstack_ipv6(),
+            )
         except OSError as error:
             raise RuntimeError(f"cannot listen on {address}: {error}") from error
         listening.setblocking(False)

@@ -46,7 +46,7 @@ Begin = Callable[[CallContext, Reply], None]
 class ServiceSettings:
     default_timeout_s: float = 10.0
     """For a call without a deadline, and for one item of a stream."""
-    stream_items_max: int = 4_000
+    stream_items_max: int = 1_000
     """Items of one IssueCoupons stream between being read and having their result sent."""
 
 
@@ -80,11 +80,11 @@ class CouponService:
         try:
             request = validation.parse(coupon_pb2.IssueCouponRequest, data)
             shard = self._homes.get(request.campaign_id)
-            # First of all: when too many come, most are refused, and those must cost little.
+            self._require_running()
+            # Before all else: when too many come, most are refused, and those must cost little.
             if shard is not None and (crowded := self._dispatcher.crowded(shard)) is not None:
                 return crowded
             validation.check_issue_coupon(request)
-            self._require_running()
         except ApiError as error:
             return error
         if shard is None:
@@ -95,7 +95,7 @@ class CouponService:
         try:
             self._dispatcher.submit(node_pb2.ISSUE_COUPON, shard, data, self._deadline(call), reply)
         except ApiError as error:
-            reply(error)
+            reply(error.with_traceback(None))  # it may be shared
 
     async def issue_coupons(
         self, requests: AsyncIterator[coupon_pb2.IssueCouponsRequest], call: CallContext, send: bulk.Send

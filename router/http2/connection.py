@@ -7,7 +7,7 @@ which no call belongs. Nothing that it does raises an exception here: the worst 
 Source: RFC 9113.
 """
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -53,6 +53,8 @@ class Stream:
     pending: deque[bytes] | None = None
     """Of the response: waits for room. None: nothing ever had to."""
     pending_bytes: int = 0
+    waited: bool = False
+    """Something of it is pending, or was."""
     trailers: bytes | None = None
     """Follow what is pending."""
 
@@ -132,8 +134,8 @@ class Connection:
         self._idle_frames = 0
         self._block: tuple[int, int, bytearray] | None = None
         """A header block that goes on in the next frame: stream, flags of its HEADERS, bytes so far."""
-        self._blocked: dict[int, Stream] = {}
-        """Streams with something pending, in order."""
+        self._blocked: OrderedDict[int, Stream] = OrderedDict()
+        """Streams with something pending and room of their own: the connection has none. In order."""
 
     # --- for whoever has the socket -----------------------------------------------------------------------------------
 
@@ -263,7 +265,11 @@ class Connection:
             data = stream.pending[0]
             size = min(len(data), stream.room, self._room, self._frame_bytes_max)
             if size <= 0:
-                self._blocked[stream.id] = stream
+                stream.waited = True
+                if stream.room > 0:
+                    self._blocked[stream.id] = stream
+                else:
+                    self._blocked.pop(stream.id, None)
                 return
             if size == len(data):
                 stream.pending.popleft()
@@ -273,24 +279,24 @@ class Connection:
             stream.room -= size
             self._room -= size
             self._send(frames.frame(frames.DATA, 0, stream.id, data[:size]))
-        waited = self._blocked.pop(stream.id, None)
+        self._blocked.pop(stream.id, None)
+        waited, stream.waited = stream.waited, False
         if stream.trailers is not None:
             self.finish(stream, stream.trailers)
-        elif waited is not None:
+        elif waited:
             self._calls.flushed(stream)
 
     def _push_blocked(self) -> None:
-        for stream in list(self._blocked.values()):
-            if self._room <= 0:
-                return
-            # The others' turn comes first the next time.
-            if self._blocked.pop(stream.id, None) is None:
-                continue  # sent meanwhile, by whoever was told of another one's
-            self._blocked[stream.id] = stream
+        # Each turn ends a stream's wait, or uses up its own room, or the connection's.
+        while self._blocked and self._room > 0:
+            number, stream = next(iter(self._blocked.items()))
+            self._blocked.move_to_end(number)
             self._push(stream)
 
     def _done(self, stream: Stream) -> None:
         """The response is complete."""
+        # Who is answered is forgiven: clients measure their way to us with a PING for what they receive.
+        self._idle_frames = 0
         if not stream.heard_all:
             # It needs no more of the request.
             self._send(frames.rst_stream(stream.id, frames.NO_ERROR))
@@ -512,10 +518,13 @@ class Connection:
             raise _Fault(frames.FRAME_SIZE_ERROR, "SETTINGS of a broken length")
         self._idle()
         self._configured = True
-        for name, value in SETTING.iter_unpack(payload):
+        # Of what is said twice in one frame only the last counts: each may cost a step for every stream.
+        for name, value in dict(SETTING.iter_unpack(payload)).items():
             self._set(name, value)
         self._send(frames.frame(frames.SETTINGS, frames.ACK, 0))
-        self._push_blocked()
+        for stream in list(self.streams.values()):
+            if stream.pending:
+                self._push(stream)
 
     def _set(self, name: int, value: int) -> None:
         match name:
@@ -533,7 +542,7 @@ class Connection:
             case frames.MAX_FRAME_SIZE:
                 if not frames.FRAME_BYTES <= value <= frames.FRAME_BYTES_MAX:
                     raise _Fault(frames.PROTOCOL_ERROR, "MAX_FRAME_SIZE is out of range")
-                self._frame_bytes_max = min(value, 4 * frames.FRAME_BYTES)
+                self._frame_bytes_max = min(value, 0xFFFF)  # `answer` writes a length of 16 bits
 
     def _on_window_update(self, number: int, payload: bytes) -> None:
         if len(payload) != NUMBER.size:

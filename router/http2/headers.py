@@ -15,7 +15,8 @@ from hpack.table import HeaderTable
 
 FIELDS_BYTES_MAX = 16_384
 """Of one request, as SETTINGS_MAX_HEADER_LIST_SIZE counts them."""
-_KNOWN_MAX = 64
+_KNOWN_MAX, _KNOWN_BYTES_MAX = 64, 512
+"""Blocks that a connection remembers, and their length: each says what a gRPC client says all the time."""
 _TABLE_SIZE_UPDATE, _TABLE_SIZE_UPDATE_MASK = 0x20, 0xE0
 _PSEUDO = frozenset((b":method", b":scheme", b":authority", b":path"))
 _STATUS_200 = b"\x88"
@@ -69,7 +70,7 @@ class BlockReader(Generic[Understood]):
             return known
         changes = self._table.changes
         understood = self._understand(_request(self._fields(block)))
-        if self._table.changes == changes:
+        if self._table.changes == changes and len(block) <= _KNOWN_BYTES_MAX:
             if len(self._known) == _KNOWN_MAX:
                 self._known.clear()
             self._known[block] = understood
@@ -83,8 +84,8 @@ class BlockReader(Generic[Understood]):
         changes = self._table.changes
         try:
             fields: Iterable[tuple[bytes, bytes]] = self._decoder.decode(block, raw=True)
-        except HPACKError as error:
-            raise CompressionError(str(error)) from error
+        except (HPACKError, ValueError) as error:  # ValueError: of a number that is too long for hpack's own message
+            raise CompressionError("a header block that cannot be read") from error
         if block and block[0] & _TABLE_SIZE_UPDATE_MASK == _TABLE_SIZE_UPDATE:
             self._table.changes += 1
         if self._table.changes != changes:

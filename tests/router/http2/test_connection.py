@@ -315,6 +315,46 @@ def test_responses_keep_to_the_clients_windows(moves: list[Move]) -> None:
         assert windows.talk.calls.told[number].closed is True
 
 
+def test_streams_without_room_of_their_own_do_not_wait_for_the_connection() -> None:
+    """Windows for the connection cost nothing for streams that could not send anyway."""
+    windows = Windows(3)
+    windows.start_with(0)
+    for number in windows.rooms:
+        windows.send(number, 10)
+    pushed: list[int] = []
+    push = windows.talk.connection._push
+
+    def noted(stream: Stream) -> None:
+        pushed.append(stream.id)
+        push(stream)
+
+    windows.talk.connection._push = noted  # type: ignore[method-assign]
+    for _ in range(5):
+        windows.open(0, 100)
+    assert pushed == []
+    windows.start_with(10)
+    assert sorted(pushed) == sorted(windows.rooms)
+
+
+@pytest.mark.parametrize("size", [65_535, 65_536, 65_537])
+def test_a_response_as_large_as_a_clients_largest_frame(size: int) -> None:
+    """`answer` around the lengths that do not fit 16 bits, where client and windows would take them in one frame."""
+    talk = Talk()
+    talk.say(frames.settings({frames.MAX_FRAME_SIZE: 1 << 20, frames.INITIAL_WINDOW_SIZE: 1 << 24}))
+    talk.say(frames.window_update(0, 1 << 24), headers(1, "/sink", END_HEADERS | END_STREAM))
+    talk.connection.answer(talk.calls.streams[1], b"", bytes(size), TRAILERS)
+    talk.heard()
+    assert len(talk.body(1)) == size
+    assert talk.calls.told[1].closed is True
+
+
+def test_a_number_of_thousands_of_digits_ends_the_connection() -> None:
+    """A header block whose index hpack cannot even name: COMPRESSION_ERROR, and no exception."""
+    talk = Talk()
+    talk.say(frame(frames.HEADERS, END_HEADERS | END_STREAM, 1, b"\xff" + b"\xff" * 2_200 + b"\x01"))
+    assert talk.goaway() == (frames.COMPRESSION_ERROR, 1)
+
+
 def test_a_negative_window_has_to_be_made_good() -> None:
     """6.9.2: after the client lowered it, nothing is sent until it has given back more than it took."""
     windows = Windows(1)
@@ -387,11 +427,11 @@ def test_who_is_flushed_may_send_on_any_stream() -> None:
     talk.connection.send(one, b"one")
     talk.connection.send(three, b"three")
     talk.heard()
-    talk.calls.on_flushed = lambda stream: talk.connection.send(three, b", four") if stream is one else None
+    talk.calls.on_flushed = lambda stream: talk.connection.send(one, b", two") if stream is three else None
     talk.say(frames.window_update(1, 100), frames.window_update(0, 100))
-    assert talk.body(1).endswith(b"one")
-    assert talk.body(3) == b"three, four"
-    assert talk.calls.flushes == [1, 3]
+    assert talk.body(1).endswith(b"one, two")
+    assert talk.body(3) == b"three"
+    assert talk.calls.flushes == [3, 1]
 
 
 # --- our windows ------------------------------------------------------------------------------------------------------
