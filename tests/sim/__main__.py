@@ -4,22 +4,18 @@ A failing seed is printed with the command that replays it. The same seed gives 
 """
 
 import argparse
-import multiprocessing
 import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from functools import partial
 
 from cluster.config import JournalKind
 from tests.sim.plants import PLANTS
-from tests.sim.run import Result, simulate
+from tests.sim.run import Result
+from tests.sim.seeds import results
 
 SHOWN_MAX = 12
 """Violations of one seed that are printed."""
-CHUNK = 4
-"""Seeds that a worker takes at a time."""
 
 
 def main() -> int:
@@ -46,22 +42,6 @@ def main() -> int:
         _say(summary(totals, points))
         _say(f"{len(seeds):,} seeds from {args.first}, no violation, {time.monotonic() - began_s:.1f} s")
     return 0
-
-
-def results(
-    seeds: Iterable[int], kind: JournalKind | None, plant: str, workers: int, with_log: bool = False
-) -> Iterator[Result]:
-    """Of each seed, in order."""
-    work = partial(_work, kind, plant, with_log)
-    if workers == 1:
-        yield from map(work, seeds)
-        return
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        yield from pool.imap(work, seeds, CHUNK)
-
-
-def _work(kind: JournalKind | None, plant: str, with_log: bool, seed: int) -> Result:
-    return simulate(seed, kind, plant, with_log=with_log)
 
 
 def _say(text: str) -> None:

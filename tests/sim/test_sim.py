@@ -97,3 +97,11 @@ def test_same_seed_same_log() -> None:
     ]
     assert said[0].count(b"\n") > 200
     assert said[0] == said[1]
+
+
+def test_the_command_runs_seeds_in_several_processes() -> None:
+    """`python -m tests.sim`, as the README says it, comes to an end."""
+    command = [sys.executable, "-m", "tests.sim", "--seeds", "8", "--workers", "2"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert "8 seeds from 0, no violation" in ended.stdout
