@@ -105,8 +105,9 @@ class Child:
         if self._process.returncode is not None:
             raise ProcessLookupError(f"{self.name} has ended")
         # Not Process.send_signal: that looks first whether the process has ended, and takes its return code away from
-        # asyncio, which then says 255.
-        os.kill(self._process.pid, signal_number)
+        # asyncio, which then says 255. If it has, and asyncio is about to tell us, there is nothing to be done.
+        with suppress(ProcessLookupError):
+            os.kill(self._process.pid, signal_number)
 
     def freeze(self) -> None:
         self.send(signal.SIGSTOP)
@@ -117,16 +118,14 @@ class Child:
     async def kill(self) -> None:
         """kill -9, and wait for the end."""
         if self.running:
-            with suppress(ProcessLookupError):  # it has ended, and we are about to hear of it
-                self.send(signal.SIGKILL)
+            self.send(signal.SIGKILL)
             await self.wait()
 
     async def stop(self, timeout_s: float) -> int:
         """SIGTERM, and wait for the end; SIGKILL when that takes longer than `timeout_s`. Returns its return code."""
         if self.running:
-            with suppress(ProcessLookupError):  # it has ended, and we are about to hear of it
-                self.send(signal.SIGTERM)
-                self.send(signal.SIGCONT)  # a frozen process would not hear the first
+            self.send(signal.SIGTERM)
+            self.send(signal.SIGCONT)  # a frozen process would not hear the first
         try:
             async with asyncio.timeout(timeout_s):
                 return await self.wait()

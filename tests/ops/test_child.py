@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Coroutine
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,27 @@ def test_a_child_says_ready_and_stops_when_told(tmp_path: Path) -> None:
             assert process.running
             assert await process.stop(20) == 7
             assert not process.running
+
+    run(main())
+
+
+def test_a_signal_after_the_end_takes_nothing_away(tmp_path: Path) -> None:
+    """Between a child's end and the moment at which we hear of it a signal is no error and changes nothing."""
+
+    async def main() -> None:
+        process = child(tmp_path, POLITE)
+        await process.start()
+        await process.ready(20)
+        process.send(signal.SIGTERM)
+        # The event loop must not run meanwhile: it would hear of the end. A thread of asyncio's takes the return code.
+        with suppress(ProcessLookupError):
+            while True:
+                os.kill(process.pid, 0)
+        assert process.running
+        process.send(signal.SIGKILL)
+        assert await process.wait() == 7
+        with pytest.raises(ProcessLookupError):
+            process.send(signal.SIGKILL)
 
     run(main())
 
