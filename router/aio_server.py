@@ -143,4 +143,4 @@ class AioServer:
 
 def _call_of(context: Context) -> CallContext:
     left_s: float | None = context.time_remaining()
-    return CallContext(None if left_s is None else deadline_of(left_s, asyncio.get_running_loop()))
+    return CallContext(None if left_s is None else deadline_of(left_s, asyncio.get_running_loop().time()))

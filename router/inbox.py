@@ -10,6 +10,9 @@ from router import validation
 from router.errors import ApiError
 from router.grpc_wire import Arrived, Failed, MessageReader, MessageTooLarge
 
+MESSAGE_BYTES = 128
+"""What a message costs us beside its bytes: a client may send thousands of empty ones."""
+
 
 class Budget:
     """Bytes that all clients together may have us keep."""
@@ -40,6 +43,9 @@ class Inbox:
         self._consumed = consumed
         self._messages: deque[Arrived] = deque()
         self._kept = 0
+        """Bytes of the client's window."""
+        self._cost = 0
+        """Bytes of the budget."""
         self._ended = False
         self._failure: ApiError | Failed | None = None
         self._news = asyncio.Event()
@@ -52,13 +58,15 @@ class Inbox:
     def put(self, data: bytes, *, ended: bool) -> None:
         self._ended = ended
         self._kept += len(data)
-        room = self._budget.keep(len(data))
+        before = len(self._messages)
         try:
             if self._failure is None:
                 self._messages.extend(self._reader.feed(data))
         except MessageTooLarge as error:
             self._failure = validation.oversized(error.size)
-        if not room and self._failure is None:
+        cost = len(data) + MESSAGE_BYTES * (len(self._messages) - before)
+        self._cost += cost
+        if not self._budget.keep(cost) and self._failure is None:
             self._failure = Failed(code_pb2.RESOURCE_EXHAUSTED, "too many calls that are not complete")
         self._news.set()
 
@@ -107,6 +115,8 @@ class Inbox:
             raise validation.oversized(error.size) from None
 
     def _give_back(self, count: int) -> None:
+        """No message is kept any more, and so many bytes less of the client's."""
         self._kept -= count
-        self._budget.give_back(count)
+        self._budget.give_back(self._cost - self._kept)
+        self._cost = self._kept
         self._consumed(count)

@@ -48,10 +48,8 @@ class Host(Protocol):
     methods: Mapping[bytes, Method]
     budget: Budget
 
-    @property
-    def full(self) -> bool:
-        """No further call is taken."""
-        ...
+    full: bool
+    """No further call is taken."""
 
     def joined(self, peer: "Peer") -> None: ...
 
@@ -73,6 +71,8 @@ class Peer(asyncio.Protocol):
         """Since when it does not read what it is sent."""
         self.said_all_s: float | None = None
         """When our last word was written."""
+        self._slow: dict[Stream, float] = {}
+        """Unary calls that wait for the client: for the rest of a request, or for room for an answer; since when."""
         self.connection = Connection(self, limits, self._wake)
         self._host = host
         self._transport: asyncio.Transport | None = None
@@ -136,6 +136,22 @@ class Peer(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def excuse(self, stood_s: float) -> None:
+        """We stood still for so long, and heard nobody: that time does not count."""
+        self.opened_s += stood_s
+        self.heard_s += stood_s
+        if self.stalled_s is not None:
+            self.stalled_s += stood_s
+        for stream in self._slow:
+            self._slow[stream] += stood_s
+
+    def give_up_since(self, before_s: float) -> None:
+        """On unary calls that have waited for the client since then: they count among those that we have."""
+        for stream, since_s in tuple(self._slow.items()):
+            if since_s > before_s:
+                return
+            self.connection.give_up(stream)
+
     def _wake(self) -> None:
         # What else is answered in this turn of the loop leaves in the same write.
         self._loop.call_soon(self.flush)
@@ -189,6 +205,8 @@ class Peer(asyncio.Protocol):
                 self.connection, stream, self._inbox(stream), self._context(stream), self._writable
             )
             stream.user.start(method)
+        elif not stream.heard_all:
+            self._slow[stream] = self._loop.time()
 
     def received(self, stream: Stream, data: bytes, ended: bool) -> None:
         if isinstance(stream.user, StreamingCall):
@@ -216,6 +234,7 @@ class Peer(asyncio.Protocol):
 
     def closed(self, stream: Stream, answered: bool) -> None:
         self._host.done(stream.head.method)
+        self._slow.pop(stream, None)
         match stream.user:
             case Inbox() as inbox:
                 inbox.close()
@@ -228,16 +247,17 @@ class Peer(asyncio.Protocol):
 
     def _begin(self, stream: Stream, message: bytes) -> None:
         method = stream.head.method
+        context = self._context(stream, self._slow.pop(stream, None))
         self.connection.consumed(stream, stream.unconsumed)
         if not isinstance(method, Prompt):
-            stream.user = self._loop.create_task(self._run(stream, method, message))
+            stream.user = self._loop.create_task(self._run(stream, method, message, context))
             return
         stream.user = None
         admitted = self._admit(method, message)
         if isinstance(admitted, Exception):
             self._fail(stream, admitted)
         else:
-            admitted(self._context(stream), partial(self._reply, stream))
+            admitted(context, partial(self._reply, stream))
 
     def _admit(self, method: Prompt, message: bytes) -> Begin | ApiError | Failed:
         try:
@@ -247,9 +267,9 @@ class Peer(asyncio.Protocol):
             log.exception("call_failed")
             return INTERNAL
 
-    async def _run(self, stream: Stream, method: Unary, message: bytes) -> None:
+    async def _run(self, stream: Stream, method: Unary, message: bytes, context: CallContext) -> None:
         try:
-            answer = await method.handle(message, self._context(stream))
+            answer = await method.handle(message, context)
         except (ApiError, Failed) as error:
             self._fail(stream, error)
         except Exception:
@@ -263,6 +283,8 @@ class Peer(asyncio.Protocol):
             self._fail(stream, result)
         else:
             self.connection.answer(stream, grpc_wire.HEAD, grpc_wire.written(result), grpc_wire.OK)
+            if not stream.closed:
+                self._slow[stream] = self._loop.time()
 
     def _fail(self, stream: Stream, error: ApiError | Failed) -> None:
         self.connection.finish(stream, failure_block(error, only=True))
@@ -272,11 +294,17 @@ class Peer(asyncio.Protocol):
     def _inbox(self, stream: Stream) -> Inbox:
         return Inbox(stream.head.encoding, self._host.budget, partial(self.connection.consumed, stream))
 
-    def _context(self, stream: Stream) -> CallContext:
+    def _context(self, stream: Stream, began_s: float | None = None) -> CallContext:
+        """
+        Args:
+            began_s: when its header fields came; None: now.
+        """
         timeout_s = stream.head.timeout_s
-        return CallContext(None if timeout_s is None else deadline_of(timeout_s, self._loop))
+        if timeout_s is None:
+            return CallContext(None)
+        return CallContext(deadline_of(timeout_s, self._loop.time() if began_s is None else began_s))
 
 
-def deadline_of(timeout_s: float, loop: asyncio.AbstractEventLoop) -> float:
-    """loop.time() by which the answer to a call has to be ready."""
-    return loop.time() + timeout_s - min(_MARGIN_S, timeout_s / 5)
+def deadline_of(timeout_s: float, began_s: float) -> float:
+    """When the answer has to be ready to a call that began then. Both loop.time()."""
+    return began_s + timeout_s - min(_MARGIN_S, timeout_s / 5)

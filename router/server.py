@@ -7,7 +7,7 @@ router/http2 for what is done instead, and router/aio_server.py for the same API
 import asyncio
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -21,7 +21,11 @@ from router.service import CouponService
 log = structlog.get_logger()
 
 _BACKLOG = 4_096
+_CONNECTIONS_MIN = 4
+"""So many it takes, at the least, to have all the calls that the server takes."""
 _LOOK_S = 1.0
+_LATE_S = 1.0
+"""A look that comes so much too late: it was this process that stood still."""
 _LINGER_S = 0.2
 """How long a client has to hear that the server has ended, and to close its side."""
 
@@ -42,7 +46,8 @@ class ServerSettings:
     silence_s_max: float = 90.0
     """One that was silent for so long is disconnected."""
     stalled_s_max: float = 30.0
-    """So is one that does not read its answers."""
+    """So is one that does not read its answers. A unary call is given up on if its client sends no end of the request
+    for so long, or gives no room for the answer."""
 
 
 class ApiServer:
@@ -56,11 +61,13 @@ class ApiServer:
         self.budget = Budget(settings.kept_bytes_max)
         self._service = service
         self._settings = settings
-        self._limits = Limits()
+        limits = Limits()
+        self._limits = replace(limits, streams_max=min(limits.streams_max, -(-settings.rpcs_max // _CONNECTIONS_MIN)))
         self._sockets: list[socket.socket] = []
         self._servers: list[asyncio.Server] = []
         self._peers: set[Peer] = set()
         self._calls = 0
+        self.full = False
         self._background = 0
         """Of the calls: those for which nobody waits."""
         self._idle = asyncio.Event()
@@ -134,10 +141,6 @@ class ApiServer:
 
     # --- router.peer.Host ---------------------------------------------------------------------------------------------
 
-    @property
-    def full(self) -> bool:
-        return self._calls >= self._settings.rpcs_max
-
     def joined(self, peer: Peer) -> None:
         self._peers.add(peer)
         self._alone.clear()
@@ -154,6 +157,7 @@ class ApiServer:
 
     def began(self, method: Method | None) -> None:
         self._calls += 1
+        self.full = self._calls >= self._settings.rpcs_max
         if _is_background(method):
             self._background += 1
         elif self._calls - self._background == 1:
@@ -161,6 +165,7 @@ class ApiServer:
 
     def done(self, method: Method | None) -> None:
         self._calls -= 1
+        self.full = self._calls >= self._settings.rpcs_max
         if _is_background(method):
             self._background -= 1
         elif self._calls == self._background:
@@ -174,14 +179,20 @@ class ApiServer:
     async def _look_after_peers(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
+            due_s = loop.time() + _LOOK_S
             await asyncio.sleep(_LOOK_S)
             now_s = loop.time()
+            if now_s - due_s > _LATE_S:
+                log.warning("stood_still", seconds=round(now_s - due_s, 3))
+                for peer in self._peers:
+                    peer.excuse(now_s - due_s)
             for peer in tuple(self._peers):
                 self._look_after(peer, now_s)
 
     def _look_after(self, peer: Peer, now_s: float) -> None:
         settings, connection = self._settings, peer.connection
         connection.forgive()
+        peer.give_up_since(now_s - settings.stalled_s_max)
         silent_s = now_s - peer.heard_s
         if peer.stalled_s is not None and now_s - peer.stalled_s > settings.stalled_s_max:
             log.info("client_disconnected", why="it does not read its answers")

@@ -14,7 +14,15 @@ from typing import Any, Protocol
 
 from router.http2 import frames
 from router.http2.frames import HEAD, HEAD_BYTES, NUMBER, SETTING
-from router.http2.headers import FIELDS_BYTES_MAX, BlockReader, CompressionError, MalformedRequest, Request
+from router.http2.headers import (
+    BLOCK_BYTES_MAX,
+    FIELDS_BYTES_MAX,
+    BlockReader,
+    CompressionError,
+    FieldsTooLarge,
+    MalformedRequest,
+    Request,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +33,11 @@ class Limits:
     """Received on one stream and not consumed: a message of 1 MiB and some more."""
     connection_bytes_max: int = 8 << 20
     """On their way to us on all streams of a connection."""
-    block_bytes_max: int = FIELDS_BYTES_MAX
+    block_bytes_max: int = BLOCK_BYTES_MAX
     """Of a header block, as it comes."""
+    pending_bytes_max: int = 32 << 20
+    """Of responses that wait for the client to give them room, on all streams of a connection. Whoever takes more than
+    that many answers without reading one is disconnected."""
     idle_frames_max: int = 1_000
     """Between two calls of `forgive`: frames that cost us something and belong to no call."""
 
@@ -126,6 +137,8 @@ class Connection:
         ]
         self._preface_heard = self._configured = False
         self._last_stream = 0
+        self._pending_bytes = 0
+        """Of all streams."""
         self._room = frames.WINDOW_BYTES
         self._stream_room = frames.WINDOW_BYTES
         self._frame_bytes_max = frames.FRAME_BYTES
@@ -158,6 +171,8 @@ class Connection:
     def take(self) -> bytes:
         """What is to be written now."""
         self._awake = False
+        if self._pending_bytes > self._limits.pending_bytes_max:
+            self._fail(frames.ENHANCE_YOUR_CALM, "answers are asked for and not read")
         out, self._out = self._out, []
         return b"".join(out)
 
@@ -229,7 +244,10 @@ class Connection:
             stream.pending = deque()
         stream.pending.append(data)
         stream.pending_bytes += len(data)
+        self._pending_bytes += len(data)
         self._push(stream)
+        if self._pending_bytes > self._limits.pending_bytes_max:
+            self._rouse()
 
     def finish(self, stream: Stream, trailers: bytes) -> None:
         """The end of a response, after all that was sent; or, if nothing was, a whole one of nothing but fields."""
@@ -241,6 +259,12 @@ class Connection:
         flags = frames.END_HEADERS | frames.END_STREAM
         self._send(HEAD.pack(0, len(trailers), frames.HEADERS, flags, stream.id) + trailers)
         self._done(stream)
+
+    def give_up(self, stream: Stream) -> None:
+        """Nobody waits for the rest of it any more."""
+        if not stream.closed:
+            self._send(frames.rst_stream(stream.id, frames.CANCEL))
+            self._close(stream)
 
     def consumed(self, stream: Stream, count: int) -> None:
         """So many bytes of a request need no room any more: the client may send others."""
@@ -255,6 +279,9 @@ class Connection:
 
     def _send(self, data: bytes) -> None:
         self._out.append(data)
+        self._rouse()
+
+    def _rouse(self) -> None:
         if not self._awake:
             self._awake = True
             self._wake()
@@ -276,6 +303,7 @@ class Connection:
             else:
                 stream.pending[0] = data[size:]
             stream.pending_bytes -= size
+            self._pending_bytes -= size
             stream.room -= size
             self._room -= size
             self._send(frames.frame(frames.DATA, 0, stream.id, data[:size]))
@@ -308,6 +336,7 @@ class Connection:
         if stream.pending:
             self._blocked.pop(stream.id, None)
             stream.pending.clear()
+            self._pending_bytes -= stream.pending_bytes
             stream.pending_bytes = 0
         self._calls.closed(stream, answered)
 
@@ -443,6 +472,8 @@ class Connection:
         self._last_stream = number
         try:
             head = self._blocks.request(block)
+        except FieldsTooLarge:
+            code = frames.ENHANCE_YOUR_CALM
         except MalformedRequest:
             code = frames.PROTOCOL_ERROR
         else:

@@ -14,7 +14,12 @@ from hpack import Decoder, HPACKError
 from hpack.table import HeaderTable
 
 FIELDS_BYTES_MAX = 16_384
-"""Of one request, as SETTINGS_MAX_HEADER_LIST_SIZE counts them."""
+"""Of one request, as SETTINGS_MAX_HEADER_LIST_SIZE counts them. One that has more is refused."""
+BLOCK_BYTES_MAX = 4 * FIELDS_BYTES_MAX
+"""Of a block, as it comes and as SETTINGS_MAX_HEADER_LIST_SIZE counts it: so much is read for the sake of the
+connection, on which there may be the calls of many (a proxy has one for all). What is longer ends it."""
+_FIELD_BYTES = 32
+"""Of a field, beside its name and its value. RFC 9113, 6.5.2."""
 _KNOWN_MAX, _KNOWN_BYTES_MAX = 64, 512
 """Blocks that a connection remembers, and their length: each says what a gRPC client says all the time."""
 _TABLE_SIZE_UPDATE, _TABLE_SIZE_UPDATE_MASK = 0x20, 0xE0
@@ -30,6 +35,10 @@ class CompressionError(Exception):
 
 class MalformedRequest(Exception):
     """The block can be read, but it is no request."""
+
+
+class FieldsTooLarge(MalformedRequest):
+    """It may be one, but of more than FIELDS_BYTES_MAX."""
 
 
 Understood = TypeVar("Understood")
@@ -55,7 +64,7 @@ class BlockReader(Generic[Understood]):
         """
         self._understand = understand
         self._table = _Table()
-        self._decoder = Decoder(max_header_list_size=FIELDS_BYTES_MAX)
+        self._decoder = Decoder(max_header_list_size=BLOCK_BYTES_MAX)
         self._decoder.header_table = self._table
         self._known: dict[bytes, Understood] = {}
 
@@ -109,7 +118,11 @@ class _Table(HeaderTable):
 def _request(fields: Iterable[tuple[bytes, bytes]]) -> Request:
     pseudo: dict[bytes, bytes] = {}
     others: dict[bytes, bytes] = {}
+    room = FIELDS_BYTES_MAX
     for name, value in fields:
+        room -= len(name) + len(value) + _FIELD_BYTES
+        if room < 0:
+            raise FieldsTooLarge("too many header fields")
         if name.startswith(b":"):
             if others or name in pseudo or name not in _PSEUDO:
                 raise MalformedRequest(f"{name!r} is out of place")

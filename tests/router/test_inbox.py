@@ -9,7 +9,7 @@ from google.rpc import code_pb2
 
 from router.errors import ApiError
 from router.grpc_wire import Failed, written
-from router.inbox import Budget, Inbox
+from router.inbox import MESSAGE_BYTES, Budget, Inbox
 from tests.router.rig import run
 
 
@@ -30,7 +30,7 @@ class Kept:
 
 
 def compressed(message: bytes) -> bytes:
-    packed = gzip.compress(message)
+    packed = gzip.compress(message, mtime=0)
     return b"\x01" + len(packed).to_bytes(4, "big") + packed
 
 
@@ -128,18 +128,38 @@ def test_all_together_are_bounded() -> None:
     """Beyond the budget RESOURCE_EXHAUSTED for whoever came last; what it had brought counts until it is closed."""
 
     async def test() -> None:
-        kept = Kept(100)
+        kept = Kept(380)
         other = Inbox(None, kept.budget, lambda _: None)
-        kept.inbox.put(written(bytes(200))[:60], ended=False)
-        other.put(written(bytes(200))[:60], ended=False)
+        kept.inbox.put(written(bytes(300))[:200], ended=False)
+        other.put(written(bytes(300))[:200], ended=False)
         assert kept.inbox.failure is None
         assert isinstance(other.failure, Failed)
         assert other.failure.code == code_pb2.RESOURCE_EXHAUSTED
         other.close()
-        assert kept.budget.kept == 60
+        assert kept.budget.kept == 200
         third = Inbox(None, kept.budget, lambda _: None)
         third.put(written(bytes(35)), ended=True)
         assert third.only() == bytes(35)
+
+    run(test())
+
+
+def test_thousands_of_empty_messages_cost_more_than_their_bytes() -> None:
+    """What each costs us counts in the budget, not in the client's window; all of it is given back."""
+
+    async def test() -> None:
+        kept = Kept(1_000 * MESSAGE_BYTES)
+        empty = written(b"")
+        kept.inbox.put(empty * 900, ended=False)
+        assert kept.inbox.failure is None
+        assert kept.budget.kept == 900 * (len(empty) + MESSAGE_BYTES)
+        messages = kept.inbox.messages()
+        assert [await anext(messages) for _ in range(900)] == [b""] * 900
+        assert (kept.given_back, kept.budget.kept) == (900 * len(empty), 0)
+        kept.inbox.put(empty * 1_000, ended=False)
+        assert isinstance(kept.inbox.failure, Failed)
+        kept.inbox.close()
+        assert (kept.given_back, kept.budget.kept) == (1_900 * len(empty), 0)
 
     run(test())
 

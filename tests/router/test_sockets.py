@@ -6,6 +6,7 @@ What a client library would hide is said in bytes here. Whoever waits, waits for
 import asyncio
 import socket
 import struct
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -338,8 +339,8 @@ def test_calls_beyond_the_limit_are_refused(said: bytes) -> None:
     async def test() -> None:
         async with place(ServerSettings(rpcs_max=2)) as (here, node):
             node.script = silent
-            client, other = await here.client(), await here.client()
-            client.say(issue(1))
+            one, other, client = await here.client(), await here.client(), await here.client()
+            one.say(issue(1))
             other.say(begin(1, "IssueCoupons"))
             await node.came(1)
             await other.answers()
@@ -350,6 +351,115 @@ def test_calls_beyond_the_limit_are_refused(said: bytes) -> None:
             node.script = issued
             client.say(issue(7))
             assert (await client.ended(7))[b"grpc-status"] == b"0"
+
+    run(test())
+
+
+def test_one_connection_does_not_get_all_calls() -> None:
+    """A quarter of rpcs_max: what is beyond may be repeated, and others go on being served."""
+
+    async def test() -> None:
+        async with place(ServerSettings(rpcs_max=8, drain_s_max=0.1)) as (here, _):
+            greedy, other = await here.client(), await here.client()
+            greedy.say(*(begin(number) for number in range(1, 17, 2)))
+            await greedy.answers()
+            resets = [(one.stream, one.number) for one in greedy.frames if one.kind == frames.RST_STREAM]
+            assert resets == [(number, frames.REFUSED_STREAM) for number in range(5, 17, 2)]
+            other.say(issue(1))
+            assert (await other.ended(1))[b"grpc-status"] == b"0"
+
+    run(test())
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("said", [begin(1), begin(1) + data(1, written(bytes(100))[:50])], ids=["nothing", "half"])
+def test_a_request_without_end_is_given_up_on(said: bytes) -> None:
+    """After stalled_s_max, though the client lives; its other calls, and a stream on which nothing comes, go on."""
+
+    async def test() -> None:
+        async with place(ServerSettings(stalled_s_max=0.1, drain_s_max=0.1)) as (here, node):
+            node.script = silent
+            client = await here.client()
+            client.say(said, begin(3, "IssueCoupons"), issue(5))
+            reset = await client.until(lambda one: one.kind == frames.RST_STREAM)
+            assert (reset.stream, reset.number) == (1, frames.CANCEL)
+            await client.answers()
+            assert here.server._calls == 2
+            assert here.server.budget.kept == 0
+
+    run(test())
+
+
+@pytest.mark.usefixtures("impatient")
+def test_an_answer_without_room_is_given_up_on() -> None:
+    """The client lets us send nothing on any stream: what it cannot take is kept for stalled_s_max."""
+
+    async def test() -> None:
+        async with place(ServerSettings(stalled_s_max=0.1)) as (here, _):
+            client = await here.client(frames.PREFACE + frames.settings({frames.INITIAL_WINDOW_SIZE: 0}))
+            client.say(issue(1))
+            reset = await client.until(lambda one: one.kind == frames.RST_STREAM)
+            assert (reset.stream, reset.number) == (1, frames.CANCEL)
+            await client.answers()
+            assert here.server._calls == 0
+
+    run(test())
+
+
+def test_who_takes_no_answer_is_disconnected_before_they_are_many() -> None:
+    """32 MiB of answers that wait for room, however many calls they belong to."""
+
+    async def test() -> None:
+        async with place() as (here, node):
+            node.script = large
+            client = await here.client(frames.PREFACE + frames.settings({frames.INITIAL_WINDOW_SIZE: 0}))
+            client.say(*(issue(number) for number in range(1, 63, 2)))
+            (peer,) = here.server._peers
+            await here.reached(lambda: peer.connection._pending_bytes == 31 * ((1 << 20) + 5))
+            await client.answers()
+            client.say(issue(63))
+            await client.rest()
+            assert client.goaways()[-1] == (63, frames.ENHANCE_YOUR_CALM)
+            await here.reached(lambda: here.left_behind == (0, 0, 0))
+
+    run(test())
+
+
+def test_a_request_that_comes_in_pieces_has_no_more_time() -> None:
+    """The client counts from its first byte, and so do we: a request that ends after its deadline is not begun."""
+
+    async def test() -> None:
+        async with place() as (here, node):
+            client = await here.client()
+            client.say(begin(1, "IssueCoupon", (b"grpc-timeout", b"200m")))
+            await client.answers()
+            began_s = asyncio.get_running_loop().time()
+            await here.reached(lambda: asyncio.get_running_loop().time() > began_s + 0.2)
+            client.say(message(1))
+            assert (await client.ended(1))[b"grpc-status"] == b"%d" % code_pb2.DEADLINE_EXCEEDED
+            assert not node.calls
+
+    run(test())
+
+
+def test_a_server_that_stood_still_blames_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that is stopped for longer than silence_s_max drops no client that lives."""
+
+    async def test() -> None:
+        monkeypatch.setattr("router.server._LOOK_S", 0.05)
+        monkeypatch.setattr("router.server._LATE_S", 0.1)
+        settings = ServerSettings(ping_s=0.3, silence_s_max=0.4, greeting_s_max=0.4, stalled_s_max=0.4)
+        async with place(settings) as (here, _):
+            client, greeting = await here.client(), await here.client(frames.PREFACE)
+            client.say(begin(1))
+            await client.answers()
+            await here.reached(lambda: all(peer.connection._preface_heard for peer in here.server._peers))
+            time.sleep(0.8)  # noqa: ASYNC251  # the whole process
+            await client.answers()
+            greeting.say(frames.settings({}))
+            await greeting.answers()
+            client.say(message(1))
+            assert (await client.ended(1))[b"grpc-status"] == b"0"
 
     run(test())
 

@@ -657,6 +657,11 @@ def test_a_lost_connection_closes_what_it_had() -> None:
 
 
 STREAM_FAULTS: dict[str, tuple[bytes, int]] = {
+    "too many fields": (
+        frame(frames.HEADERS, 0, 1, block("/echo", (b"x", b"v" * 10_000)))
+        + frame(CONTINUATION, END_HEADERS, 1, fields_block([(b"y", b"v" * 10_000)])),
+        frames.ENHANCE_YOUR_CALM,
+    ),
     "no request": (frame(frames.HEADERS, END_HEADERS, 1, b"\x83"), frames.PROTOCOL_ERROR),
     "no request, whole": (
         frame(frames.HEADERS, END_HEADERS, 1, b"\x83") + data(1, b"x", end=True),
@@ -729,7 +734,7 @@ FAULTS: dict[str, tuple[bytes, int]] = {
         frames.COMPRESSION_ERROR,
     ),
     "a header block without end": (
-        headers(5, flags=0) + frame(CONTINUATION, 0, 5, b"\x83" * 16_000) + frame(CONTINUATION, 0, 5, bytes(500)),
+        headers(5, flags=0) + frame(CONTINUATION, 0, 5, b"\x83" * 16_384) * 4,
         frames.ENHANCE_YOUR_CALM,
     ),
 }
