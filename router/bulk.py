@@ -1,7 +1,8 @@
 """One IssueCoupons stream: items in, results out as they are decided.
 
 Items between being read and having their result sent are bounded; beyond that the stream is not read further, so that a
-slow owner and a slow client both hold back the client's sending. Never ends without having answered what it has read.
+slow owner and a slow client both hold back the client's sending. So does an owner that has much to do for others: a
+stream can wait, where a single call would be refused. Never ends without having answered what it has read.
 """
 
 import asyncio
@@ -74,7 +75,7 @@ class BulkIssue:
                 async for request in requests:
                     check_issue_coupons(request)
                     for item in request.items:
-                        self._begin(item)
+                        await self._begin(item)
                     await self._room.wait()
         except ApiError as error:
             self._failure = error
@@ -84,7 +85,7 @@ class BulkIssue:
             self._reading = False
             self._news.set()
 
-    def _begin(self, item: coupon_pb2.IssueCouponsRequest.Item) -> None:
+    async def _begin(self, item: coupon_pb2.IssueCouponsRequest.Item) -> None:
         self._open_items += 1
         if self._open_items >= self._items_in_flight_max:
             self._room.clear()
@@ -95,6 +96,8 @@ class BulkIssue:
         try:
             check_issue_coupon(request)
             shard = shard_of(request.campaign_id, self._shards)
+            if not self._dispatcher.has_room(shard):
+                await self._dispatcher.room(shard, deadline)
             reply = partial(self._decided, item.index)
             self._dispatcher.submit(node_pb2.ISSUE_COUPON, shard, request.SerializeToString(), deadline, reply)
         except ApiError as error:

@@ -8,6 +8,7 @@ abandons its answer, never its call.
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from random import Random
@@ -22,6 +23,11 @@ from router.errors import ApiError
 from router.interrupt import Interrupt
 from router.link import NodeLink
 from router.pace import Pace
+
+_PATIENT_SHARE = 0.5
+"""Of `node_calls_max`: so much of a node those get who can wait."""
+_LET_IN_SHARE = 0.75
+"""Of that: with so little left they are let in again, many at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +58,9 @@ class Dispatcher:
         self._calls = 0
         self._bytes = 0
         self._pace = Pace(rng)
+        self._patient_max = max(1, int(settings.node_calls_max * _PATIENT_SHARE))
+        self._patient: dict[str | None, list[asyncio.Future[None]]] = {}
+        """Who waits for room, by the address of the node."""
 
     # --- for the service ---------------------------------------------------------------------------------------------
 
@@ -94,12 +103,23 @@ class Dispatcher:
     def crowded(self, shard: ShardId) -> ApiError | None:
         """OVERLOADED, if its owner has so much to do that whoever comes now had better come again. Never while the
         shard has no owner that is reached: how long that takes has nothing to do with how many wait."""
-        line = self._lines[shard]
-        link = self._links.get(line.address) if line.address is not None else None
-        if link is None:
-            return None
-        calls = link.calls_in_flight + line.waiting
+        calls = self._load(self._lines[shard])
         return self._pace.overloaded(calls, self._loop.time()) if calls >= self._settings.node_calls_max else None
+
+    def has_room(self, shard: ShardId) -> bool:
+        """Whether a caller that can wait may send more to the shard's owner: it leaves the other half of what a node
+        takes to those who cannot."""
+        return self._load(self._lines[shard]) < self._patient_max
+
+    async def room(self, shard: ShardId, deadline: float) -> None:
+        """Returns when there is room, or no time left to wait for it."""
+        line = self._lines[shard]
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline):
+                while not self.has_room(shard):
+                    let_in = self._loop.create_future()
+                    self._patient.setdefault(line.address, []).append(let_in)
+                    await let_in
 
     def link_of(self, shard: ShardId) -> NodeLink | None:
         """The link to the shard's owner, if it is up."""
@@ -120,6 +140,7 @@ class Dispatcher:
 
     def _move(self, line: ShardLine, address: str | None, revision: int) -> None:
         elsewhere = line.address != address
+        self._let_in(line.address)
         self._unready(line)
         line.address, line.revision = address, revision
         line.failures = 0
@@ -145,6 +166,7 @@ class Dispatcher:
         if self._links.get(link.address) is link:
             del self._links[link.address]
             del self._ready[link.address]
+            self._let_in(link.address)
         for line in self._lines:
             if line.address == link.address:
                 self._moves[line.shard].fire()
@@ -257,6 +279,23 @@ class Dispatcher:
         self._calls -= 1
         self._bytes -= len(call.request)
         call.reply(result)
+        if self._patient:
+            line = self._lines[call.shard]
+            if self._load(line) <= self._patient_max * _LET_IN_SHARE:
+                self._let_in(line.address)
+
+    # --- load --------------------------------------------------------------------------------------------------------
+
+    def _load(self, line: ShardLine) -> int:
+        """Calls that the shard's owner has to decide before a new one; 0 while it is not reached."""
+        link = self._links.get(line.address) if line.address is not None else None
+        return link.calls_in_flight + line.waiting if link is not None else 0
+
+    def _let_in(self, address: str | None) -> None:
+        """Those who wait for room look again."""
+        for waiting in self._patient.pop(address, ()):
+            if not waiting.done():
+                waiting.set_result(None)
 
     # --- lines -------------------------------------------------------------------------------------------------------
 

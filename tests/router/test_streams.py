@@ -25,6 +25,9 @@ def items(users: Iterable[int], campaign: str = "c") -> bytes:
     return message.SerializeToString()
 
 
+SINGLE = pb.IssueCouponRequest(campaign_id="c", user_id="single")
+
+
 class Bulk:
     """The client's end of an IssueCoupons stream."""
 
@@ -175,6 +178,70 @@ def test_items_in_flight_are_bounded() -> None:
             node.script = issued
             node.say(*(issued(call) for call in node.calls))
             assert len({result.index async for result in bulk.results()}) == 100
+
+    run(test())
+
+
+def test_streams_leave_room_for_those_who_cannot_wait() -> None:
+    """Streams fill half of what a node takes, and wait; a single call gets in, and they go on when there is room, or
+    another owner. Each item is answered once."""
+
+    async def test() -> None:
+        dispatch = DispatchSettings(node_calls_max=8)
+        async with (
+            running_node() as node,
+            running_node() as other,
+            rig(dispatch=dispatch) as router,
+            served(router) as (_, client),
+        ):
+            node.script = silent
+            router.own(node)
+            await router.link_up("c")
+            streams = [Bulk(client), Bulk(client)]
+            for number, stream in enumerate(streams):
+                await stream.write(items(range(10 * number, 10 * number + 10)))
+            await node.came(4)
+            single = asyncio.create_task(client.unary("IssueCoupon", SINGLE))
+            await node.came(5)
+            assert node.users[-1] == "single"
+            node.say(*(issued(call) for call in node.calls[1:]))
+            await single
+            await node.came(8)
+            assert node.users[-1] != "single"
+            router.own(other)
+            for stream in streams:
+                await stream.half_close()
+            node.say(*(issued(call) for call in (node.calls[0], *node.calls[5:])))
+            seen = [result.index for stream in streams async for result in stream.results()]
+            assert sorted(seen) == list(range(20))
+            assert len(node.calls) + len(other.calls) == 21
+
+    run(test())
+
+
+def test_an_item_that_gets_no_room_in_its_time_is_told_so() -> None:
+    """NOT_IN_TIME: the node never heard of it."""
+
+    async def test() -> None:
+        dispatch, service = DispatchSettings(node_calls_max=4), ServiceSettings(default_timeout_s=0.2)
+        async with (
+            running_node() as node,
+            rig(dispatch=dispatch, service=service) as router,
+            served(router) as (_, client),
+        ):
+            node.script = silent
+            router.own(node)
+            await router.link_up("c")
+            single = [asyncio.create_task(client.unary("IssueCoupon", SINGLE)) for _ in range(2)]
+            await node.came(2)
+            bulk = Bulk(client)
+            await bulk.write(items(range(2)))
+            await bulk.half_close()
+            outcomes = {result.index: Details.of(result.status).reason async for result in bulk.results()}
+            assert outcomes == {0: "NOT_IN_TIME", 1: "NOT_IN_TIME"}
+            assert len(node.calls) == 2
+            node.say(*(issued(call) for call in node.calls))
+            await asyncio.gather(*single)
 
     run(test())
 
