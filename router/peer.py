@@ -28,6 +28,9 @@ log = structlog.get_logger()
 _MARGIN_S = 0.03
 """So much before the client's deadline the answer has to be ready: when the deadline comes, the client has no ear for
 details any more."""
+_REST_S = 0.02
+"""So long nothing is read from a client who was refused because too many came. What it says meanwhile is read at once,
+for a part of what it would cost piece by piece, and that part belongs to those who were taken."""
 _FULL = grpc_wire.only_trailers(code_pb2.RESOURCE_EXHAUSTED, "too many calls at a time")
 
 
@@ -76,6 +79,7 @@ class Peer(asyncio.Protocol):
         self.connection = Connection(self, limits, self._wake)
         self._host = host
         self._transport: asyncio.Transport | None = None
+        self._refused = self._resting = False
         self._writable = asyncio.Event()
         self._writable.set()
 
@@ -91,6 +95,9 @@ class Peer(asyncio.Protocol):
         self.heard_s = self._loop.time()
         self.connection.receive(data)
         self.flush()
+        if self._refused:
+            self._refused = False
+            self._rest()
 
     def pause_writing(self) -> None:
         assert self._transport is not None
@@ -102,8 +109,8 @@ class Peer(asyncio.Protocol):
         assert self._transport is not None
         self.stalled_s = None
         self._writable.set()
-        if not self._transport.is_closing():
-            self._transport.resume_reading()
+        if not self._resting:
+            self._read_on()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
@@ -152,6 +159,22 @@ class Peer(asyncio.Protocol):
                 return
             self.connection.give_up(stream)
 
+    def _rest(self) -> None:
+        if self._transport is None or self._transport.is_closing():
+            return
+        self._resting = True
+        self._transport.pause_reading()
+        self._loop.call_later(_REST_S, self._rested)
+
+    def _rested(self) -> None:
+        self._resting = False
+        if self.stalled_s is None:
+            self._read_on()
+
+    def _read_on(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
     def _wake(self) -> None:
         # What else is answered in this turn of the loop leaves in the same write.
         self._loop.call_soon(self.flush)
@@ -179,6 +202,7 @@ class Peer(asyncio.Protocol):
             return partial(self._open_whole, data)
         admitted = self._admit(method, message)
         if isinstance(admitted, Exception):
+            self._refused |= admitted.code == code_pb2.RESOURCE_EXHAUSTED
             return failure_block(admitted, only=True)
         return partial(self._begin_prompt, method, admitted)
 
@@ -199,6 +223,7 @@ class Peer(asyncio.Protocol):
         if method is None:
             self.connection.finish(stream, stream.head.refusal)
         elif full:
+            self._refused = True
             self.connection.finish(stream, _FULL)
         elif isinstance(method, Streaming):
             stream.user = StreamingCall(

@@ -19,6 +19,7 @@ from grpc_health.v1 import health_pb2
 from proto import coupon_pb2 as pb
 from proto import node_pb2
 from router.api import SERVICE_NAME
+from router.dispatch import DispatchSettings
 from router.grpc_wire import written
 from router.http2 import frames
 from router.http2.frames import HEAD, HEAD_BYTES, frame
@@ -149,8 +150,10 @@ class Place:
 
 
 @asynccontextmanager
-async def place(settings: ServerSettings | None = None) -> AsyncIterator[tuple[Place, FakeNode]]:
-    async with running_node() as node, rig() as router:
+async def place(
+    settings: ServerSettings | None = None, dispatch: DispatchSettings | None = None
+) -> AsyncIterator[tuple[Place, FakeNode]]:
+    async with running_node() as node, rig(dispatch=dispatch) as router:
         router.own(node)
         await router.link_up("c")
         server = ApiServer(router.service, settings or ServerSettings(drain_s_max=1.0))
@@ -351,6 +354,60 @@ def test_calls_beyond_the_limit_are_refused(said: bytes) -> None:
             node.script = issued
             client.say(issue(7))
             assert (await client.ended(7))[b"grpc-status"] == b"0"
+
+    run(test())
+
+
+@pytest.mark.parametrize("how", ["a crowded node", "a full server"])
+def test_who_is_refused_is_not_read_from_for_a_moment(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    """Its next calls come together then; other clients are read from all the time."""
+
+    async def test() -> None:
+        monkeypatch.setattr("router.peer._REST_S", 0.5)
+        crowded = how == "a crowded node"
+        dispatch = DispatchSettings(node_calls_max=1 if crowded else 1_000)
+        async with place(ServerSettings(rpcs_max=1_000 if crowded else 1), dispatch) as (here, node):
+            node.script = silent
+            first, refused = await here.client(), await here.client()
+            first.say(issue(1))
+            await node.came(1)
+            refused.say(issue(1))
+            assert (await refused.ended(1))[b"grpc-status"] == b"%d" % code_pb2.RESOURCE_EXHAUSTED
+            assert sorted(peer._transport.is_reading() for peer in here.server._peers if peer._transport) == [
+                False,
+                True,
+            ]
+            await first.answers()
+            node.say(*(issued(call) for call in node.calls))
+            await first.ended(1)
+            node.script = issued
+            refused.say(issue(3))
+            assert (await refused.ended(3))[b"grpc-status"] == b"0"
+
+    run(test())
+
+
+@pytest.mark.parametrize("longer", ["the rest", "the stall"])
+def test_who_rests_and_does_not_read_is_read_from_after_both(monkeypatch: pytest.MonkeyPatch, longer: str) -> None:
+    """In whichever order they end."""
+
+    async def test() -> None:
+        monkeypatch.setattr("router.peer._REST_S", 0.05 if longer == "the stall" else 0.5)
+        async with place() as (here, node):
+            slow = await stalled(here, node)
+            (peer,) = here.server._peers
+            transport = peer._transport
+            assert transport is not None
+            peer._rest()
+            if longer == "the stall":
+                await here.reached(lambda: not peer._resting)
+            else:
+                await slow.ended(47)
+                await here.reached(lambda: peer.stalled_s is None)
+            assert not transport.is_reading()
+            slow.say(issue(101, "slow"))
+            assert (await slow.ended(101))[b"grpc-status"] == b"0"
+            assert transport.is_reading()
 
     run(test())
 
