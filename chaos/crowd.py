@@ -7,7 +7,7 @@ import asyncio
 import json
 import random
 import time
-from collections import Counter
+from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -46,8 +46,8 @@ class Crowd:
         self.asked = 0
         self.took_s: list[float] = []
         """Of every call that was answered."""
-        self._open: dict[int, float] = {}
-        """Calls and when they were asked, oldest first."""
+        self._open: OrderedDict[int, float] = OrderedDict()
+        """Calls and when they were asked, oldest first. A dict would look for its first one among all that are gone."""
         self._callers: list[Caller] = []
         self._answered = asyncio.Event()
 

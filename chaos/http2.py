@@ -7,6 +7,7 @@ Source: RFC 9113 (HTTP/2), RFC 7541 (HPACK), "gRPC over HTTP2" of the gRPC proje
 """
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable
 from struct import Struct
 
@@ -73,8 +74,9 @@ class Caller(asyncio.Protocol):
         self._last_stream = -1
         self._window_bytes = _WINDOW_BYTES
         self._streams_max = 1 << 31
-        self._waiting: dict[int, bytes] = {}
+        self._waiting: OrderedDict[int, bytes] = OrderedDict()
         """By token, in the order in which they came."""
+        self._sending = False
         self._tokens: dict[int, int] = {}
         """By stream, of the calls in flight."""
         self._streams: dict[int, int] = {}
@@ -111,12 +113,15 @@ class Caller(asyncio.Protocol):
     # --- calls --------------------------------------------------------------------------------------------------------
 
     def call(self, token: int, message: bytes) -> None:
-        """Send a request, as soon as the server lets us."""
+        """Send a request, as soon as the server lets us: with all others of this turn of the event loop, since a write
+        costs more than what is written."""
         if self._transport is None:
             self._on_end(token, False)
             return
         self._waiting[token] = b"\0" + _NUMBER.pack(len(message)) + message
-        self._send_waiting()
+        if not self._sending:
+            self._sending = True
+            asyncio.get_running_loop().call_soon(self._send_waiting)
 
     def cancel(self, token: int) -> None:
         """Nobody waits for it any more, and nobody will hear of it."""
@@ -133,12 +138,14 @@ class Caller(asyncio.Protocol):
             self._transport.close()
 
     def _send_waiting(self) -> None:
+        self._sending = False
         frames = []
         while self._waiting and len(self._tokens) < self._streams_max:
-            token, body = next(iter(self._waiting.items()))
+            token, body = self._waiting.popitem(last=False)
             if len(body) > self._window_bytes:
+                self._waiting[token] = body
+                self._waiting.move_to_end(token, last=False)
                 break
-            del self._waiting[token]
             self._window_bytes -= len(body)
             self._last_stream += 2
             self._tokens[self._last_stream] = token

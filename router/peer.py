@@ -195,8 +195,7 @@ class Peer(asyncio.Protocol):
             return Head(None, grpc_wire.only_trailers(error.code, error.message))
         return Head(method, b"", timeout_s, request.fields.get(b"grpc-encoding"))
 
-    def requested(self, head: object, data: bytes) -> bytes | Callable[[Stream], None]:
-        assert isinstance(head, Head)
+    def requested(self, head: Head, data: bytes) -> bytes | Callable[[Stream], None]:
         method = head.method
         if not isinstance(method, Prompt) or self._host.full or (message := grpc_wire.whole(data)) is None:
             return partial(self._open_whole, data)

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from functools import partial
 from random import Random
+from typing import NamedTuple
 
 from cluster.codes import CodeCodec
 from cluster.config import shard_of
@@ -50,6 +51,13 @@ class ServiceSettings:
     """Items of one IssueCoupons stream between being read and having their result sent."""
 
 
+class _Home(NamedTuple):
+    """Where a campaign lives."""
+
+    campaign_id: str
+    shard: ShardId
+
+
 class CouponService:
     def __init__(
         self, dispatcher: Dispatcher, *, shards: int, codec: CodeCodec, settings: ServiceSettings, rng: Random
@@ -60,8 +68,8 @@ class CouponService:
         self._codec = codec
         self._settings = settings
         self._rng = rng
-        self._homes: dict[str, ShardId] = {}
-        """`shard_of`, for the few campaigns that everybody asks for. Their ids are valid."""
+        self._homes: dict[bytes, _Home] = {}
+        """Of the few campaigns that everybody asks for, by the field with which requests for them begin."""
         self._stop = Interrupt()
         self._stopping = False
 
@@ -77,19 +85,20 @@ class CouponService:
 
         Returns what begins the call, to be called at once; or why it is refused.
         """
+        if self._stopping:
+            return errors.stopping()
+        # Before all else: when too many come, most are refused, and those must cost little.
+        home = self._homes.get(data[: data[1] + 2]) if len(data) > 1 else None
+        if home is not None and (crowded := self._dispatcher.crowded(home.shard)) is not None:
+            return crowded
         try:
             request = validation.parse(coupon_pb2.IssueCouponRequest, data)
-            shard = self._homes.get(request.campaign_id)
-            self._require_running()
-            # Before all else: when too many come, most are refused, and those must cost little.
-            if shard is not None and (crowded := self._dispatcher.crowded(shard)) is not None:
-                return crowded
             validation.check_issue_coupon(request)
         except ApiError as error:
             return error
-        if shard is None:
-            shard = self._learn_home(request.campaign_id)
-        return partial(self._issue_coupon, shard, data)
+        if home is None or home.campaign_id != request.campaign_id:
+            home = self._learn_home(request.campaign_id)
+        return partial(self._issue_coupon, home.shard, data)
 
     def _issue_coupon(self, shard: ShardId, data: bytes, call: CallContext, reply: Reply) -> None:
         try:
@@ -203,11 +212,12 @@ class CouponService:
         )
         await follower.run(send)
 
-    def _learn_home(self, campaign_id: str) -> ShardId:
+    def _learn_home(self, campaign_id: str) -> _Home:
         if len(self._homes) == _HOMES_MAX:
             self._homes.clear()
-        shard = self._homes[campaign_id] = shard_of(campaign_id, self._shards)
-        return shard
+        home = _Home(campaign_id, shard_of(campaign_id, self._shards))
+        self._homes[coupon_pb2.IssueCouponRequest(campaign_id=campaign_id).SerializeToString()] = home
+        return home
 
     # --- common ------------------------------------------------------------------------------------------------------
 

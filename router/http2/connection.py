@@ -77,7 +77,7 @@ class Calls(Protocol):
         """What a stream's `head` shall be. Asked once for all requests that begin with the same bytes."""
         ...
 
-    def requested(self, head: object, data: bytes) -> bytes | Callable[[Stream], None]:
+    def requested(self, head: Any, data: bytes) -> bytes | Callable[[Stream], None]:
         """A whole request, as most are: instead of `opened` and `received`. Returns the whole response, if it is known
         at once and nothing but header fields: there is no stream then. Or what is to be done with the stream."""
         ...
@@ -380,10 +380,9 @@ class Connection:
             if self._block is not None and kind != frames.CONTINUATION:
                 raise _Fault(frames.PROTOCOL_ERROR, "a header block was interrupted")
             if kind == frames.HEADERS and self._configured:
-                request_end = self._request_end(data, at, number) if flags == frames.END_HEADERS else 0
-                if request_end:
-                    self._on_request(number, payload, data[at + HEAD_BYTES : request_end])
-                    at = request_end
+                end_of_request = self._on_request(data, at, number, payload) if flags == frames.END_HEADERS else 0
+                if end_of_request:
+                    at = end_of_request
                 else:
                     self._on_headers(flags, number, payload)
             elif kind == frames.DATA and self._configured:
@@ -394,31 +393,31 @@ class Connection:
                 return b""
         return data[at:]
 
-    def _request_end(self, data: bytes, at: int, number: int) -> int:
-        """Where a new request ends whose HEADERS end at `at`, if all of it follows in one frame, as it nearly always
-        does; else 0."""
+    def _on_request(self, data: bytes, at: int, number: int, block: bytes) -> int:
+        """A new request whose HEADERS end at `at`, if all of it follows in one frame, as it nearly always does: like
+        HEADERS and DATA one after the other, for less. Returns where it ends; 0: it is no such request."""
         begin = at + HEAD_BYTES
         if len(data) < begin or number <= self._last_stream or not number & 1:
             return 0
         high, size, kind, flags, stream = HEAD.unpack_from(data, at)
-        simple = kind == frames.DATA and flags == frames.END_STREAM and stream == number
-        whole = not high and size <= frames.FRAME_BYTES and begin + size <= len(data)
-        return begin + size if simple and whole else 0
-
-    def _on_request(self, number: int, block: bytes, body: bytes) -> None:
-        """A whole new request. As HEADERS and DATA one after the other, for less."""
-        self._received(len(body))
+        end: int = begin + size
+        if kind != frames.DATA or flags != frames.END_STREAM or stream != number or high or end > len(data):
+            return 0
+        if size > frames.FRAME_BYTES:
+            return 0
+        self._received(size)
         head = self._understand(number, block)
         if head is None:
-            return
-        answer = self._calls.requested(head, body)
+            return end
+        answer = self._calls.requested(head, data[begin:end])
         if isinstance(answer, bytes):
             flags = frames.END_HEADERS | frames.END_STREAM
             self._out.append(HEAD.pack(0, len(answer), frames.HEADERS, flags, number) + answer)
         else:
-            stream = self._open(number, head, heard_all=True)
-            stream.unconsumed = len(body)
-            answer(stream)
+            request = self._open(number, head, heard_all=True)
+            request.unconsumed = size
+            answer(request)
+        return end
 
     def _on_headers(self, flags: int, number: int, payload: bytes) -> None:
         if flags & (frames.PADDED | frames.WITH_PRIORITY):

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -12,6 +13,7 @@ from cluster.config import shard_of
 from cluster.types import ShardId
 from proto import coupon_pb2 as pb
 from proto import node_pb2
+from router.calls import answer_of
 from router.errors import ApiError
 from router.service import CallContext, CouponService
 from router.tokens import coupons_token
@@ -214,5 +216,48 @@ def test_without_any_owner_every_shard_is_named() -> None:
             pages, unreachable = await walk(router.service, 10, timeout_s=0.5)
             assert [*chain(*pages)] == []
             assert len(unreachable) == SHARDS
+
+    run(test())
+
+
+def _of(campaign: str, user: str = "u") -> bytes:
+    return pb.IssueCouponRequest(campaign_id=campaign, user_id=user).SerializeToString()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        _of("c") + pb.IssueCouponRequest(campaign_id="d").SerializeToString(),
+        pb.IssueCouponRequest(user_id="c").SerializeToString()
+        + pb.IssueCouponRequest(campaign_id="d").SerializeToString(),
+        pb.IssueCouponRequest(request_id="c", user_id="u").SerializeToString() + _of("d"),
+    ],
+    ids=["the campaign twice", "the user first", "the request first"],
+)
+def test_however_a_request_is_written_its_campaign_counts(said: bytes) -> None:
+    """Protobuf leaves fields' order open, and of a field that comes twice the last one counts; also when the router has
+    learned where requests with such a beginning go."""
+
+    async def test() -> None:
+        async with running_node() as node, rig() as router:
+            router.own(node)
+            assert shard_of("c", SHARDS) != shard_of("d", SHARDS)
+            for _ in range(2):
+                await router.issue("u", "c")
+                admitted = router.service.admit_issue_coupon(said)
+                assert not isinstance(admitted, ApiError)
+                await answer_of(partial(admitted, within(5)))
+                assert node.calls[-1].shard == shard_of("d", SHARDS)
+
+    run(test())
+
+
+@pytest.mark.parametrize("said", [b"", b"\n", b"\x12", b"\xff", b"\n\x05c"], ids=repr)
+def test_what_is_hardly_a_request_is_invalid(said: bytes) -> None:
+    async def test() -> None:
+        async with rig() as router:
+            admitted = router.service.admit_issue_coupon(said)
+            assert isinstance(admitted, ApiError)
+            assert admitted.reason == pb.INVALID_FIELD
 
     run(test())
