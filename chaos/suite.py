@@ -50,7 +50,16 @@ def _run(name: str, journal: JournalKind, seed: int, seconds: float, out: Path) 
         document = json.loads(ended.stdout)
         violations = [violation["what"] for violation in document["violations"]]
         return Row(name, journal, document["verdict"], document, "; ".join(violations + document["invalid_because"]))
-    last = (ended.stderr.strip().splitlines() or ["it said nothing"])[-1]
+    last = last_words(ended.stderr)
     if "refused: " in last:
         return Row(name, journal, "refused", {}, json.loads(last)["error"]["message"].removeprefix("refused: "))
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "stderr.txt").write_text(ended.stderr)
     return Row(name, journal, "failed", {}, last)
+
+
+def last_words(stderr: str) -> str:
+    """The last line that the run itself wrote: its processes log to the same place, an event a line."""
+    lines = stderr.strip().splitlines()
+    own = [line for line in lines if not (line.startswith("{") and '"event": ' in line)]
+    return own[-1] if own else "it said nothing"
