@@ -103,9 +103,14 @@ class Keyspace:
         """The range [start, end) that holds all node and owner records and nothing else."""
         return self.nodes, prefix_end(self.shards)
 
+    @property
+    def journals(self) -> str:
+        """Prefix of the journal entries of all shards."""
+        return self.prefix + "journal/"
+
     def journal(self, shard: ShardId) -> str:
         """Prefix of a shard's journal entries."""
-        return f"{self.prefix}journal/{shard:04}/"
+        return f"{self.journals}{shard:04}/"
 
     def entry(self, shard: ShardId, position: int) -> str:
         """Keys in the order of positions: 16 hexadecimal digits."""

@@ -129,7 +129,7 @@ class Audit:
         self.violations: list[Violation] = []
         self.violations_left_out = 0
         self.entries = 0
-        self._shards = shards
+        self.shards = shards
         self._codec = codec
         self._collect = frozenset(collect)
         self._heads: dict[int, _Head] = {}
@@ -204,8 +204,8 @@ class Audit:
         if campaign_id in self.campaigns:
             self.violated(Kind.CREATED_TWICE, self._place, "created again", campaign_id)
             return
-        if shard_of(campaign_id, self._shards) != shard:
-            what = f"stands in shard {shard}, belongs to shard {shard_of(campaign_id, self._shards)}"
+        if shard_of(campaign_id, self.shards) != shard:
+            what = f"stands in shard {shard}, belongs to shard {shard_of(campaign_id, self.shards)}"
             self.violated(Kind.WRONG_SHARD, self._place, what, campaign_id)
         self.campaigns[campaign_id] = AuditedCampaign(
             campaign_id,

@@ -17,19 +17,26 @@ def verify(
     etcd: Annotated[str | None, typer.Option(metavar="HOST:PORT,...", help="Instead: the cluster's etcd.")] = None,
     journal_dir: Annotated[Path | None, typer.Option(help="With --etcd: root of the file journal.")] = None,
     key_prefix: Annotated[str, typer.Option(help="With --etcd: of everything in etcd.")] = "seonchak/",
+    backup: Annotated[Path | None, typer.Option(help="Instead: a backup, its checksums too.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Read the journal without the nodes and check the invariants; exit code 0 only if all hold."""
     from cluster.config import ConfigMismatch
     from ops import verify as verifying
+    from ops.backup import audited
+    from ops.backup_format import Backup, BackupDamaged
     from ops.child import ChildFailed
     from ops.etcd import EtcdNotFound
     from ops.layout import DataDirInUse, LayoutMismatch
 
-    if etcd is not None and data_dir is not None:
-        raise typer.BadParameter("--etcd and --data-dir exclude each other")
+    if sum(given is not None for given in (etcd, data_dir, backup)) > 1:
+        raise typer.BadParameter("--etcd, --data-dir and --backup exclude each other")
     try:
-        if etcd is not None:
+        if backup is not None:
+            kept = Backup(backup)
+            kept.check()
+            report = verifying.report_of(audited(kept), kept.manifest.cluster_id, kept.manifest.journal)
+        elif etcd is not None:
             report = asyncio.run(verifying.verify(verifying.Source(tuple(etcd.split(",")), key_prefix, journal_dir)))
         else:
             report = asyncio.run(verifying.verify_data_dir(data_dir or Path(DEFAULT_DATA_DIR)))
@@ -42,6 +49,7 @@ def verify(
         DataDirInUse,
         EtcdNotFound,
         ChildFailed,
+        BackupDamaged,
     ) as error:
         fail(str(error), as_json=as_json)
     if as_json:

@@ -4,7 +4,7 @@ import logging
 
 import typer
 
-from ops import cli_campaign, cli_cluster, cli_coupon, cli_load, cli_process, cli_verify
+from ops import cli_backup, cli_campaign, cli_cluster, cli_coupon, cli_load, cli_process, cli_verify
 
 app = typer.Typer(
     name="seonchak",
@@ -24,6 +24,8 @@ app.command()(cli_coupon.issue)
 app.command()(cli_coupon.coupon)
 app.command()(cli_load.load)
 app.command()(cli_verify.verify)
+app.command()(cli_backup.backup)
+app.command()(cli_backup.restore)
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """The journal in etcd, read again: docs/journal-etcd.md. Reads only, also while nodes run."""
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 from cluster.kv import Get, KeyValue
 from cluster.records import Keyspace
@@ -20,17 +21,24 @@ async def etcd_entries(
     Raises:
         Unreadable: at the first key that breaks docs/journal-etcd.md's "What always holds".
     """
+    async with aclosing(etcd_journal(etcd, keys, shard)) as kvs:
+        async for kv in kvs:
+            placed = parse_entry(kv.key, kv.value)
+            if placed.entry.cluster_incarnation == incarnation and placed.entry.revision >= kv.mod_revision:
+                raise Unreadable(kv.key, f"written under the later revision {placed.entry.revision}")
+            yield placed
+
+
+async def etcd_journal(etcd: EtcdClient, keys: Keyspace, shard: ShardId) -> AsyncGenerator[KeyValue, None]:
+    """The keys of one shard's entries, whose values nobody has looked at. Raises Unreadable, as `etcd_entries`."""
     prefix = keys.journal(shard)
     start, end, position, revision = prefix, prefix[:-1] + "0", 0, 0
     while True:
         page = await etcd.get(Get(start, end, PAGE_ENTRIES))
         for kv in page.kvs:
             _check_key(kv, prefix, position, revision)
-            placed = parse_entry(kv.key, kv.value)
-            if placed.entry.cluster_incarnation == incarnation and placed.entry.revision >= kv.mod_revision:
-                raise Unreadable(kv.key, f"written under the later revision {placed.entry.revision}")
             position, revision = position + 1, kv.mod_revision
-            yield placed
+            yield kv
         if len(page.kvs) < PAGE_ENTRIES:
             return
         start = page.kvs[-1].key + "\0"

@@ -79,12 +79,7 @@ def _entry_frames(root: Path, shard: int) -> Iterator[tuple[_Segment, _Frame]]:
     top, seal = _top(segments)
     if top is None:
         return
-    if seal.first_position != 0:
-        raise Unreadable(top.place(0), f"begins at position {seal.first_position}; nothing may be dropped yet")
-    for row in seal.rows:
-        segment = segments.get(row.epoch)
-        if segment is None:
-            raise Unreadable(top.place(0), f"the seal names the segment of epoch {row.epoch}, which is missing")
+    for segment, row in _below(top, seal, segments):
         yield from _sealed(segment, row)
     data = top.path.read_bytes()
     end = 0
@@ -93,6 +88,40 @@ def _entry_frames(root: Path, shard: int) -> Iterator[tuple[_Segment, _Frame]]:
             yield top, frame
         end = frame.end
     _check_tail(top, data, end)
+
+
+def counted_segments(root: Path, shard: int) -> Iterator[tuple[str, bytes]]:
+    """Names and bytes of the segments that count, oldest first, each cut to the whole frames that do: by themselves a
+    journal with the same entries.
+
+    Raises:
+        Unreadable: as `file_entries`.
+    """
+    segments = {segment.epoch: segment for segment in _segments(root, shard)}
+    top, seal = _top(segments)
+    if top is None:
+        return
+    for segment, row in _below(top, seal, segments):
+        for _ in _sealed(segment, row):
+            pass
+        yield segment.path.name, segment.path.read_bytes()[: row.length]
+    data = top.path.read_bytes()
+    end = 0
+    for frame in _frames(top, data):
+        end = frame.end
+    _check_tail(top, data, end)
+    yield top.path.name, data[:end]
+
+
+def _below(top: _Segment, seal: _Seal, segments: dict[tuple[int, int], _Segment]) -> Iterator[tuple[_Segment, _Row]]:
+    """The segments that the top's seal names, each with its row."""
+    if seal.first_position != 0:
+        raise Unreadable(top.place(0), f"begins at position {seal.first_position}; nothing may be dropped yet")
+    for row in seal.rows:
+        segment = segments.get(row.epoch)
+        if segment is None:
+            raise Unreadable(top.place(0), f"the seal names the segment of epoch {row.epoch}, which is missing")
+        yield segment, row
 
 
 def _segments(root: Path, shard: int) -> Iterator[_Segment]:

@@ -5,29 +5,27 @@ cluster; it then judges, of every shard, what was there when it came to it.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import Collection
+from contextlib import aclosing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from cluster.attach import Cluster, Expectation, attach
+from cluster.config import JournalKind
 from cluster.kv import Get, prefix_end
 from cluster.records import Keyspace
 from cluster.session import EtcdClient
 from cluster.types import ShardId
 from ops.audit import Audit, AuditedCampaign, Kind, Violation
-from ops.child import Child
-from ops.etcd import find_etcd, is_healthy, member_spec, start_member, wait_healthy
+from ops.etcd import is_healthy
 from ops.etcd_client import etcd_client
-from ops.layout import Layout, data_dir_lock, journal_dir, load_layout
+from ops.etcd_members import etcd_members
+from ops.layout import data_dir_lock, journal_dir, load_layout
 from ops.reread import Unreadable
 from ops.reread_etcd import etcd_entries
 from ops.reread_file import file_entries, shard_directories
 from ops.times import from_us
-
-_ETCD_START_S_MAX = 60.0
-_ETCD_STOP_S_MAX = 20.0
 
 
 class NothingToVerify(Exception):
@@ -113,10 +111,15 @@ async def verify(source: Source, collect: Collection[str] = ()) -> Report:
             raise NothingToVerify("the cluster's journal is in files: say where, with --data-dir or --journal-dir")
         else:
             await _audit_files(audit, source.journal_dir, config.shards)
+    return report_of(audit, config.cluster_id, config.journal)
+
+
+def report_of(audit: Audit, cluster_id: str, journal: JournalKind) -> Report:
+    """What an audit that has seen everything has come to."""
     return Report(
-        config.cluster_id,
-        config.journal,
-        config.shards,
+        cluster_id,
+        journal,
+        audit.shards,
         audit.entries,
         audit.coupons,
         tuple(audit.campaigns.values()),
@@ -135,8 +138,7 @@ async def _audit_etcd(audit: Audit, etcd: EtcdClient, keys: Keyspace, cluster: C
         except Unreadable as unreadable:
             audit.violated(Kind.UNREADABLE, unreadable.place, unreadable.what)
     beyond = keys.journal(ShardId(shards))
-    everything = keys.journal(ShardId(0)).removesuffix("0000/")
-    strays = await etcd.get(Get(beyond, prefix_end(everything), limit=1, keys_only=True))
+    strays = await etcd.get(Get(beyond, prefix_end(keys.journals), limit=1, keys_only=True))
     for kv in strays.kvs:
         audit.violated(Kind.UNREADABLE, kv.key, f"the cluster has {shards} shards")
 
@@ -165,22 +167,6 @@ async def verify_data_dir(data_dir: Path, collect: Collection[str] = ()) -> Repo
     source = Source(layout.etcd_endpoints, journal_dir=journal_dir(data_dir))
     if await is_healthy(layout.etcd_endpoints[0]):
         return await verify(source, collect)
-    async with _etcd_members(layout, data_dir):
-        return await verify(source, collect)
-
-
-@asynccontextmanager
-async def _etcd_members(layout: Layout, data_dir: Path) -> AsyncIterator[None]:
-    binary = find_etcd()
     with data_dir_lock(data_dir):
-        children = [Child(member_spec(binary, member, layout.members, data_dir)) for member in layout.members]
-        try:
-            for member, child in zip(layout.members, children, strict=True):
-                await start_member(member, child, _ETCD_START_S_MAX)
-            for member, child in zip(layout.members, children, strict=True):
-                await wait_healthy(member, child, _ETCD_START_S_MAX)
-            yield
-        finally:
-            for child in children:
-                if child.running:
-                    await child.stop(_ETCD_STOP_S_MAX)
+        async with etcd_members(layout, data_dir):
+            return await verify(source, collect)
