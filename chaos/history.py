@@ -44,6 +44,7 @@ DECIDED = frozenset(
         "CAMPAIGN_EXISTS",
         "ETAG_MISMATCH",
         "REQUEST_ID_REUSED",
+        "STORAGE_NEARLY_FULL",
     }
 )
 """Reasons of ErrorInfo that an owner gives when it has decided."""

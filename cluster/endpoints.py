@@ -172,6 +172,16 @@ class Endpoints:
         ask = self.once_believed if believe else self.once
         return await self.until_answered(lambda: ask(question))
 
+    async def each(self, question: Question[Answer]) -> list[Answer]:
+        """Asks every endpoint once, all at a time; who does not answer, or refuses, is left out."""
+        answers = await asyncio.gather(
+            *(self.once(question, at=endpoint) for endpoint in self._endpoints), return_exceptions=True
+        )
+        for answer in answers:
+            if isinstance(answer, BaseException) and not isinstance(answer, (EtcdUnavailable, EtcdRefused)):
+                raise answer
+        return [answer for answer in answers if not isinstance(answer, BaseException)]
+
     def pause_s(self, failures: int) -> float:
         """How long to wait after so many failures in a row: not at all while an endpoint is left to try, else for a
         jittered, growing time."""

@@ -40,6 +40,7 @@ from cluster.kv import (
     Op,
     Put,
     RangeResult,
+    StoreSize,
     Txn,
     TxnResult,
     ValueIs,
@@ -122,6 +123,7 @@ class GrpcEtcd:
         self._kv = pb.KVStub(self._channel)
         self._lease = pb.LeaseStub(self._channel)
         self._watch = pb.WatchStub(self._channel)
+        self._maintenance = pb.MaintenanceStub(self._channel)
         self._unheard: set[asyncio.Task[Any]] = set()
         """Calls that go on though nobody may wait for them."""
 
@@ -209,6 +211,10 @@ class GrpcEtcd:
                     yield WatchBatch((), Revision(response.header.revision))
         finally:
             call.cancel()
+
+    async def size(self) -> StoreSize:
+        answer = await _answer(self._maintenance.Status(pb.StatusRequest()))
+        return StoreSize(answer.dbSize, answer.dbSizeInUse, answer.dbSizeQuota)
 
     async def close(self) -> None:
         """To be called when nobody waits for an answer any more: gRPC does not wake whoever still does."""

@@ -152,6 +152,18 @@ class WatchBatch:
     """Everything up to and including it has been delivered."""
 
 
+@dataclass(frozen=True, slots=True)
+class StoreSize:
+    """Of one member's database."""
+
+    db_bytes: int
+    """Of its file: what the quota is held against."""
+    in_use_bytes: int
+    """What would be left of it after a defragmentation."""
+    quota_bytes: int
+    """0: it does not say; before 3.6 none does."""
+
+
 class EtcdRpc(Protocol):
     """One endpoint of etcd. Every call is sent once. A cancelled call may still take effect.
 
@@ -185,6 +197,10 @@ class EtcdRpc(Protocol):
         Raises:
             Compacted: `start` is compacted.
         """
+        ...
+
+    async def size(self) -> StoreSize:
+        """Of the member that is asked."""
         ...
 
     async def close(self) -> None: ...

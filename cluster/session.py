@@ -8,7 +8,7 @@ import random
 from collections.abc import AsyncGenerator, Callable, Sequence
 
 from cluster.endpoints import Endpoints
-from cluster.kv import LEASE_NOT_FOUND, EtcdRefused, EtcdRpc, Get, Lease, RangeResult, Txn, TxnResult
+from cluster.kv import LEASE_NOT_FOUND, EtcdRefused, EtcdRpc, Get, Lease, RangeResult, StoreSize, Txn, TxnResult
 from cluster.types import LeaseId, Revision
 from cluster.watch import PAGE_LIMIT, Changes, Snapshot, list_range, watch_range
 
@@ -97,6 +97,10 @@ class EtcdClient:
             EtcdRefused: etcd denies permission.
         """
         return watch_range(self.endpoints, start, end, limit=limit)
+
+    async def sizes(self) -> list[StoreSize]:
+        """Of the database of each member that answers now."""
+        return await self.endpoints.each(lambda rpc: rpc.size())
 
     async def close(self) -> None:
         """To be called when nobody waits for anything any more."""

@@ -154,6 +154,7 @@ class Reason(Enum):
     ETAG_MISMATCH = 11
     REQUEST_ID_REUSED = 12
     CORRUPT_JOURNAL = 16
+    STORAGE_NEARLY_FULL = 19
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,11 @@ class NodeSettings(BaseSettings):
     standby_coupons_max: int = Field(default=5_000_000, ge=0)
     """Coupons kept in memory, some 200 bytes each, of shards that this node would own next, so that it takes them over
     at once; 0: none, and a takeover reads the shard's journal from the beginning."""
+    etcd_quota_bytes: int = Field(default=2 << 30, ge=1)
+    """What etcd was started with as --quota-backend-bytes; this is etcd's own default. From 3.6 on etcd says so itself,
+    and this does not count."""
+    etcd_space_check_s: float = Field(default=10.0, gt=0)
+    """How often etcd's members are asked how large their database is."""
     etcd_answer_s_max: float = Field(default=0.7, gt=0)
     """An answer of etcd missing for longer changes the endpoint."""
     expect_cluster_id: str = ""

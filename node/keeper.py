@@ -73,6 +73,7 @@ class Keeper:
         cluster_incarnation: int,
         lease_stands: Callable[[], bool],
         shard_calls_max: int,
+        has_room: Callable[[], bool],
         on_change: Callable[[], None],
     ) -> None:
         self._me = me
@@ -86,6 +87,7 @@ class Keeper:
         self._cluster_incarnation = cluster_incarnation
         self._lease_stands = lease_stands
         self._shard_calls_max = shard_calls_max
+        self._has_room = has_room
         self._on_change = on_change
         self._openings = asyncio.Semaphore(OPENINGS_MAX)
         self._held: dict[ShardId, HeldShard] = {}
@@ -180,6 +182,7 @@ class Keeper:
             self._lease_stands,
             entry_bytes_max=self._journal.entry_bytes_max,
             calls_max=self._shard_calls_max,
+            has_room=self._has_room,
         )
         for call in held.waiting:
             held.shard.submit(call)

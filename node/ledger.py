@@ -50,6 +50,9 @@ from node.events import (
 DUE_EVENTS_MAX = 128
 """Starts and ends that one `tick` brings at most, so that they fit in one entry however many fall on one instant."""
 
+_STORAGE_NEARLY_FULL = Refused(
+    Reason.STORAGE_NEARLY_FULL, "the cluster's storage is nearly full: no new campaign until its operator has made room"
+)
 _COUPON_NOT_FOUND = Refused(Reason.COUPON_NOT_FOUND, "there is no such coupon")
 
 
@@ -84,18 +87,19 @@ class Ledger:
 
     # --- what the loop calls -----------------------------------------------------------------------------------------
 
-    def handle(self, command: Command, now_us: int) -> Decision:
+    def handle(self, command: Command, now_us: int, *, room: bool = True) -> Decision:
         """Decide, and remember it at once.
 
         Args:
             now_us: the owner's clock. Where it is behind the last event it counts as that event's time, so that
                 journaled times never fall.
+            room: for another campaign, where entries are stored.
         """
         match command:
             case IssueCoupon():
                 return self._issue(command, self._not_before_last_event(now_us))
             case CreateCampaign():
-                return self._create(command, self._not_before_last_event(now_us))
+                return self._create(command, self._not_before_last_event(now_us), room=room)
             case UpdateCampaign() | PauseCampaign() | ResumeCampaign() | CancelCampaign():
                 return self._administer(command, self._not_before_last_event(now_us))
             case GetCampaign():
@@ -219,11 +223,13 @@ class Ledger:
         coupon = Coupon(code, command.campaign_id, command.user_id, command.request_id, sequence, now_us)
         return Decision((*events, event), Issued(coupon, False), Proof.ENTRY)
 
-    def _create(self, command: CreateCampaign, now_us: int) -> Decision:
+    def _create(self, command: CreateCampaign, now_us: int, *, room: bool) -> Decision:
         existing = self._campaigns.get(command.campaign_id)
         if existing is not None:
             as_created = existing.created_by(command)
             return self._decision((), CAMPAIGN_EXISTS if as_created is None else CampaignAnswer(as_created))
+        if not room:
+            return self._decision((), _STORAGE_NEARLY_FULL)
         start_us = now_us if command.start_us is None else command.start_us
         refused = refuse_end(command.end_us, start_us, now_us)
         if refused is not None:

@@ -5,6 +5,7 @@ Everything here belongs to the life's task group and ends with it, so nothing of
 
 import asyncio
 import random
+from collections.abc import Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 
@@ -77,6 +78,8 @@ class Parts:
     timing: Timing
     shard_calls_max: int
     standby_coupons_max: int
+    has_room: Callable[[], bool] = lambda: True
+    """For another campaign, where entries are stored."""
 
 
 class Life:
@@ -136,6 +139,7 @@ class Life:
             cluster_incarnation=cluster_incarnation,
             lease_stands=lambda: lease.left_s() > 0,
             shard_calls_max=parts.shard_calls_max,
+            has_room=parts.has_room,
             on_change=self._news.set,
         )
 

@@ -27,6 +27,7 @@ from node.life import Parts, Timing
 from node.member import Member
 from node.peers import GrpcPeers
 from node.server import MESSAGE_BYTES_MAX, NodeServer
+from node.space import EtcdSpace
 from proto import node_pb2_grpc
 
 log = structlog.get_logger()
@@ -93,6 +94,7 @@ async def _serve(
     port = server.add_insecure_port(settings.listen)
     address = settings.advertise or f"{host}:{port}"
     identity = identity_of(cluster.config)
+    space = EtcdSpace(etcd, quota_bytes=settings.etcd_quota_bytes, check_s=settings.etcd_space_check_s)
     parts = Parts(
         node_id=NodeId(settings.node_id),
         address=address,
@@ -114,6 +116,7 @@ async def _serve(
         ),
         shard_calls_max=settings.shard_calls_max,
         standby_coupons_max=settings.standby_coupons_max,
+        has_room=space.has_room,
     )
     member = Member(parts)
     node_pb2_grpc.add_NodeServiceServicer_to_server(NodeServer(member, identity), server)
@@ -130,7 +133,12 @@ async def _serve(
             on_ready(address)
 
     try:
-        await member.run(on_registered)
+        async with asyncio.TaskGroup() as tasks:
+            watching = tasks.create_task(space.watch(), name="etcd-space")
+            await member.run(on_registered)
+            watching.cancel()
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None
     finally:
         await server.stop(STOP_GRACE_S)
 

@@ -93,7 +93,9 @@ class Shard:
         entry_bytes_max: int,
         calls_max: int,
         round_calls_max: int = 512,
+        has_room: Callable[[], bool] = lambda: True,
     ) -> None:
+        """Args: has_room: for another campaign, where entries are stored."""
         self.header = header
         self.ledger = ledger
         self.journal = journal
@@ -103,6 +105,7 @@ class Shard:
         self._entry_bytes_max = entry_bytes_max
         self._calls_max = calls_max
         self._round_calls_max = round_calls_max
+        self._has_room = has_room
         self._inbox: deque[Call] = deque()
         self._wake = asyncio.Event()
         self._closing = False
@@ -166,11 +169,12 @@ class Shard:
         """Decide, make durable, answer. Returns why the shard cannot go on, if it cannot."""
         events: list[Event] = list(self.ledger.tick(now_us))
         held: list[Held] = []
+        room = self._has_room()
         for call in calls:
             if call.deadline_s <= began_s:
                 call.reply(Outcome.EXPIRED)
                 continue
-            decision = self.ledger.handle(call.command, now_us)
+            decision = self.ledger.handle(call.command, now_us, room=room)
             events += decision.events
             if decision.proof is Proof.NONE:
                 call.reply(decision.answer)

@@ -21,7 +21,7 @@ from cluster.config import ClusterConfig, JournalKind
 from cluster.records import Keyspace
 from ops.bootstrap import ensure_cluster
 from ops.child import Child, ChildSpec
-from ops.etcd import EtcdBinary, EtcdMember, find_etcd, member_spec, start_member, wait_healthy
+from ops.etcd import QUOTA_BACKEND_BYTES, EtcdBinary, EtcdMember, find_etcd, member_spec, start_member, wait_healthy
 from ops.etcd_client import etcd_client, watched_topology
 from ops.layout import Layout, data_dir_lock, journal_dir, plan_layout
 from ops.ports import ReservedPorts
@@ -235,6 +235,7 @@ class LocalCluster:
             "node",
             self.spec.node_env,
             {
+                "ETCD_QUOTA_BYTES": str(QUOTA_BACKEND_BYTES),
                 "NODE_ID": place.name,
                 "LISTEN": place.address,
                 "ADVERTISE": self._told(place.address),

@@ -33,6 +33,7 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CORRUPT_JOURNAL: _ClassVar[ErrorReason]
     NOT_IN_TIME: _ClassVar[ErrorReason]
     ROUTER_STOPPING: _ClassVar[ErrorReason]
+    STORAGE_NEARLY_FULL: _ClassVar[ErrorReason]
 ERROR_REASON_UNSPECIFIED: ErrorReason
 NOT_STARTED: ErrorReason
 SOLD_OUT: ErrorReason
@@ -52,6 +53,7 @@ OUTCOME_UNKNOWN: ErrorReason
 CORRUPT_JOURNAL: ErrorReason
 NOT_IN_TIME: ErrorReason
 ROUTER_STOPPING: ErrorReason
+STORAGE_NEARLY_FULL: ErrorReason
 
 class Campaign(_message.Message):
     __slots__ = ("campaign_id", "name", "total", "issued", "per_user_limit", "start_time", "end_time", "state", "etag", "create_time", "activate_time", "complete_time")

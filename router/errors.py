@@ -33,6 +33,7 @@ CODES: Mapping[int, int] = {
     coupon_pb2.CORRUPT_JOURNAL: code_pb2.DATA_LOSS,
     coupon_pb2.NOT_IN_TIME: code_pb2.DEADLINE_EXCEEDED,
     coupon_pb2.ROUTER_STOPPING: code_pb2.UNAVAILABLE,
+    coupon_pb2.STORAGE_NEARLY_FULL: code_pb2.RESOURCE_EXHAUSTED,
 }
 """The one table: ErrorReason -> google.rpc.Code, as coupon.proto documents it."""
 

@@ -324,6 +324,17 @@ def test_create_again(teller: Teller) -> None:
     assert {teller.refusal(create(**(same | other))).reason for other in others} == {Reason.CAMPAIGN_EXISTS}
 
 
+def test_no_room_for_another_campaign(teller: Teller) -> None:
+    """Without room a new campaign is refused, behind a barrier like any refusal. One that exists is answered as ever,
+    and its coupons are granted."""
+    created = teller.create("a")
+    refused = teller.ledger.handle(create("b"), teller.now_us, room=False)
+    assert isinstance(refused.answer, Refused)
+    assert (refused.answer.reason, refused.events, refused.proof) == (Reason.STORAGE_NEARLY_FULL, (), Proof.BARRIER)
+    assert teller.ledger.handle(create("a"), teller.now_us, room=False).answer == CampaignAnswer(created)
+    assert isinstance(teller.ledger.handle(IssueCoupon("a", "u", "r"), teller.now_us, room=False).answer, Issued)
+
+
 def test_create_again_without_a_start(teller: Teller) -> None:
     """A start that was not given is no other start the second time."""
     created = teller.create()

@@ -5,7 +5,7 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
-from cluster.kv import EtcdUnavailable, Get, KeyValue, Lease, RangeResult, Txn, TxnResult, WatchBatch
+from cluster.kv import EtcdUnavailable, Get, KeyValue, Lease, RangeResult, StoreSize, Txn, TxnResult, WatchBatch
 from cluster.session import EtcdClient
 from cluster.types import LeaseId, Revision
 
@@ -53,6 +53,10 @@ class HandEtcd:
     async def txn(self, txn: Txn) -> TxnResult:
         await self.before_answer()
         return TxnResult(succeeded=True, revision=self.revision, ranges=())
+
+    async def size(self) -> StoreSize:
+        await self.before_answer()
+        return StoreSize(1, 1, 0)
 
     async def lease_grant(self, ttl_s: int) -> Lease:
         self.grants += 1

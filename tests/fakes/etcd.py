@@ -17,6 +17,7 @@ from cluster.kv import (
     Get,
     Lease,
     RangeResult,
+    StoreSize,
     Txn,
     TxnResult,
     WatchBatch,
@@ -185,6 +186,9 @@ class FakeConnection:
         finally:
             self._link.on_break.pop(break_stream, None)
             self._etcd.unwatch(watcher)
+
+    async def size(self) -> StoreSize:
+        return await self._call("size", None, lambda fate: self._etcd.store.size)
 
     async def close(self) -> None:
         self._closed = True

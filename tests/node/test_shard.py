@@ -92,6 +92,7 @@ class Bench:
         self.journal = GatedJournal()
         self.clock = LoopClock()
         self.lease_stands = True
+        self.has_room = True
         self.ledger = Ledger(SHARD, CodeCodec({0: b"k" * 32}))
         self.shard = Shard(
             Header(SHARD, EPOCH, ME),
@@ -101,6 +102,7 @@ class Bench:
             lambda: self.lease_stands,
             entry_bytes_max=entry_bytes_max,
             calls_max=calls_max,
+            has_room=lambda: self.has_room,
         )
         self.running = asyncio.create_task(self.shard.run())
 
@@ -481,5 +483,22 @@ def test_a_replay_of_the_journal_is_the_memory() -> None:
         assert isinstance(page, CampaignPage)
         assert list(page.coupons) == [a.coupon for a in answers if isinstance(a, Issued)]
         assert len(page.coupons) == 300
+
+    run(main)
+
+
+def test_room_is_looked_for_in_every_round() -> None:
+    """A campaign is refused while there is no room and made when there is again; coupons are granted meanwhile."""
+
+    async def main() -> None:
+        bench = Bench()
+        await bench.create(total=5)
+        bench.has_room = False
+        refused = await bench.call(CreateCampaign("new", "테스트", 1, 1, None, None))
+        assert reason(refused) is Reason.STORAGE_NEARLY_FULL
+        assert isinstance(await bench.issue("u"), Issued)
+        bench.has_room = True
+        await bench.create(total=1, campaign="new")
+        assert await bench.end() is End.DRAINED
 
     run(main)

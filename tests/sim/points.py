@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import Protocol
 
-from cluster.kv import EtcdRpc, Get, Lease, Put, RangeResult, Txn, TxnResult, ValueIs, WatchBatch
+from cluster.kv import EtcdRpc, Get, Lease, Put, RangeResult, StoreSize, Txn, TxnResult, ValueIs, WatchBatch
 from cluster.records import Keyspace
 from cluster.types import LeaseId, Revision
 from node.journal.disk import Disk, DiskFile
@@ -80,6 +80,9 @@ class PointedEtcd:
 
     def watch(self, key: str, end: str | None, start: Revision) -> AsyncGenerator[WatchBatch, None]:
         return self._inner.watch(key, end, start)
+
+    async def size(self) -> StoreSize:
+        return await self._inner.size()
 
     async def close(self) -> None:
         await self._inner.close()

@@ -35,6 +35,12 @@ def etcd_binary() -> Path:
     return Path(spec.origin).parent / "etcdbin" / "etcd"
 
 
+def post(endpoint: str, path: str, request: dict[str, Any]) -> dict[str, Any]:
+    """etcd's own JSON gateway: a second opinion that shares no code with what is tested."""
+    with urllib.request.urlopen(f"http://{endpoint}{path}", json.dumps(request).encode(), timeout=5) as answer:
+        return dict(json.load(answer))
+
+
 @dataclass(frozen=True)
 class EtcdServer:
     """One member. The process may be killed, frozen and thawed by its own id."""
@@ -58,10 +64,7 @@ class EtcdServer:
         self.process.wait()
 
     def post(self, path: str, request: dict[str, Any]) -> dict[str, Any]:
-        """etcd's own JSON gateway: a second opinion that shares no code with what is tested."""
-        url = f"http://{self.endpoint}{path}"
-        with urllib.request.urlopen(url, json.dumps(request).encode(), timeout=5) as answer:
-            return dict(json.load(answer))
+        return post(self.endpoint, path, request)
 
     def leads(self) -> bool:
         status = self.post("/v3/maintenance/status", {})

@@ -1,0 +1,83 @@
+"""A real etcd with a small quota fills up: new campaigns are refused long before it is full, and coupons are not."""
+
+import asyncio
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import grpc
+import pytest
+
+from cluster.etcd import GrpcEtcd
+from cluster.kv import Delete, Put, Txn
+from cluster.session import EtcdClient
+from node.space import SCARCE_ABOVE, fullest
+from ops.child import ChildSpec
+from tests.cluster.support import Cluster, run, running
+from tests.support.errors import failure
+from tests.support.etcd_server import post
+
+pytestmark = pytest.mark.cluster
+QUOTA_BYTES = 16 << 20
+
+
+def with_small_quota(spec: ChildSpec) -> ChildSpec:
+    argv = [f"--quota-backend-bytes={QUOTA_BYTES}" if "--quota" in arg else arg for arg in spec.argv]
+    return replace(spec, argv=tuple(argv))
+
+
+async def refusal(cluster: Cluster, campaign_id: str) -> tuple[grpc.StatusCode, str] | None:
+    """Status and reason of what making a campaign came to; None: it was made."""
+    try:
+        await cluster.create(campaign_id, 1)
+    except grpc.aio.AioRpcError as error:
+        return error.code(), failure(error).reason
+    return None
+
+
+async def used(etcd: EtcdClient) -> float:
+    fill = fullest(await etcd.sizes(), QUOTA_BYTES)
+    assert fill is not None
+    return fill.used
+
+
+def test_a_full_etcd_refuses_campaigns_and_grants_coupons(tmp_path: Path) -> None:
+    """Above 70% of the quota: RESOURCE_EXHAUSTED, STORAGE_NEARLY_FULL, while coupons are granted and a campaign that
+    exists may be created again. What the runbook says makes room, and then campaigns are made again."""
+    node_env = {
+        "SEONCHAK_SETTLE_S": "0",
+        "SEONCHAK_ETCD_QUOTA_BYTES": str(QUOTA_BYTES),
+        "SEONCHAK_ETCD_SPACE_CHECK_S": "0.1",
+    }
+
+    async def main() -> None:
+        async with running(tmp_path, "etcd", nodes=2, node_env=node_env, adapt=with_small_quota) as cluster:
+            endpoint = cluster.processes.layout.etcd_endpoints[0]
+            etcd = EtcdClient([endpoint], GrpcEtcd, rng=random.Random(1))
+            await cluster.create("spring", 100)
+            filler = 0
+            while await used(etcd) <= SCARCE_ABOVE:
+                # 100 kB at a time: far from the quota when it is over 70%.
+                await etcd.txn(Txn((), (Put(f"filler/{filler:04}", bytes(100_000)),)))
+                filler += 1
+            for number in range(1_000):
+                refused = await refusal(cluster, f"new-{number}")
+                if refused is not None:
+                    break
+            assert refused == (grpc.StatusCode.RESOURCE_EXHAUSTED, "STORAGE_NEARLY_FULL")
+            assert not (await cluster.issue("spring", "minsu")).already_issued
+            assert (await cluster.create("spring", 100)).issued == 0
+            said = cluster.logged(0, "etcd_space_scarce") + cluster.logged(1, "etcd_space_scarce")
+            assert {line["quota_bytes"] for line in said} == {QUOTA_BYTES}
+            # Nothing is gone from the file before it is defragmented.
+            deleted = await etcd.txn(Txn((), (Delete("filler/", "filler0"),)))
+            await asyncio.to_thread(
+                post, endpoint, "/v3/kv/compaction", {"revision": str(deleted.revision), "physical": True}
+            )
+            await asyncio.to_thread(post, endpoint, "/v3/maintenance/defragment", {})
+            assert await used(etcd) < 0.3
+            while await refusal(cluster, "again") is not None:
+                await asyncio.sleep(0.05)  # the node looks ten times a second; the test's timeout bounds this
+            await etcd.close()
+
+    run(main)
