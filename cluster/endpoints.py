@@ -40,6 +40,25 @@ RevisedAnswer = TypeVar("RevisedAnswer", bound=Revised)
 Question = Callable[[EtcdRpc], Awaitable[Answer]]
 
 
+class Observer(Protocol):
+    """Whoever wants to know how long etcd takes."""
+
+    def now(self) -> float:
+        """Seconds, of any clock that never steps."""
+        ...
+
+    def asked(self, outcome: str, took_s: float) -> None:
+        """A question was "answered", "refused" or remained "unanswered"."""
+        ...
+
+
+class _Unobserved:
+    def now(self) -> float:
+        return 0.0
+
+    def asked(self, outcome: str, took_s: float) -> None: ...
+
+
 class Endpoint:
     """One endpoint, dialled when first needed."""
 
@@ -72,6 +91,7 @@ class Endpoints:
         self.answer_max_s = answer_max_s
         self._endpoints = [Endpoint(address, dial) for address in addresses]
         self._index = 0
+        self.observer: Observer = _Unobserved()
         self._rng = rng
         self._seen = Revision(0)
         self._era = 0
@@ -112,9 +132,15 @@ class Endpoints:
             EtcdRefused: a definite no.
         """
         endpoint = at or self.current
+        asked_s = self.observer.now()
+        outcome = "unanswered"
         try:
             async with asyncio.timeout(self.answer_max_s) as answering:
                 answer = await question(endpoint.rpc)
+            outcome = "answered"
+        except EtcdRefused:
+            outcome = "refused"
+            raise
         except TimeoutError:
             assert answering.expired()
             missing = EtcdUnavailable(f"no answer from {endpoint.address} in {self.answer_max_s} s")
@@ -123,6 +149,8 @@ class Endpoints:
         except EtcdUnavailable as error:
             self.leave(endpoint, error)
             raise
+        finally:
+            self.observer.asked(outcome, self.observer.now() - asked_s)
         self.heard(endpoint)
         return answer
 

@@ -56,8 +56,11 @@ def methods(service: CouponService, state: Health) -> Mapping[str, Method]:
     """By path: /SERVICE/METHOD. Handlers raise ApiError or Failed."""
 
     def unary(kind: type[Request], method: Callable[[Request, CallContext], Awaitable[Message]]) -> Unary:
+        name = kind.DESCRIPTOR.name.removesuffix("Request")
+
         async def handle(data: bytes, call: CallContext) -> bytes:
-            return (await method(validation.parse(kind, data), call)).SerializeToString()
+            with service.observer.call(name):
+                return (await method(validation.parse(kind, data), call)).SerializeToString()
 
         return Unary(handle)
 
@@ -88,15 +91,17 @@ def _issue_coupons(service: CouponService) -> Streaming:
             async for data in messages:
                 yield validation.parse(coupon_pb2.IssueCouponsRequest, data)
 
-        await service.issue_coupons(requests(), call, _written(send))
+        with service.observer.call("IssueCoupons"):
+            await service.issue_coupons(requests(), call, _written(send))
 
     return Streaming(handle)
 
 
 def _watch_campaign(service: CouponService) -> Streaming:
     async def handle(messages: AsyncIterator[bytes], call: CallContext, send: Send) -> None:
-        request = validation.parse(coupon_pb2.WatchCampaignRequest, await _only(messages))
-        await service.watch_campaign(request, call, _written(send))
+        with service.observer.call("WatchCampaign"):
+            request = validation.parse(coupon_pb2.WatchCampaignRequest, await _only(messages))
+            await service.watch_campaign(request, call, _written(send))
 
     return Streaming(handle)
 

@@ -16,6 +16,7 @@ from router import errors
 from router.dispatch import Dispatcher
 from router.errors import ApiError
 from router.interrupt import Interrupt, Interrupted
+from router.observer import Issues
 from router.validation import ITEMS_MAX, check_issue_coupon, check_issue_coupons
 
 Send = Callable[[coupon_pb2.IssueCouponsResponse], Awaitable[None]]
@@ -31,6 +32,7 @@ class BulkIssue:
         item_timeout_s: float,
         items_in_flight_max: int,
         stopping: Interrupt,
+        observer: Issues,
     ) -> None:
         """
         Args:
@@ -44,6 +46,7 @@ class BulkIssue:
         self._item_timeout_s = item_timeout_s
         self._items_in_flight_max = items_in_flight_max
         self._stopping = stopping
+        self._observer = observer
         self._loop = asyncio.get_running_loop()
         self._open_items = 0
         self._results: deque[tuple[int, bytes | ApiError]] = deque()
@@ -93,15 +96,15 @@ class BulkIssue:
         deadline = self._loop.time() + self._item_timeout_s
         if self._deadline is not None:
             deadline = min(deadline, self._deadline)
+        reply = self._observer.begun(request.campaign_id, partial(self._decided, item.index))
         try:
             check_issue_coupon(request)
             shard = shard_of(request.campaign_id, self._shards)
             if not self._dispatcher.has_room(shard):
                 await self._dispatcher.room(shard, deadline)
-            reply = partial(self._decided, item.index)
             self._dispatcher.submit(node_pb2.ISSUE_COUPON, shard, request.SerializeToString(), deadline, reply)
         except ApiError as error:
-            self._decided(item.index, error)
+            reply(error)
 
     def _decided(self, index: int, outcome: bytes | ApiError) -> None:
         self._results.append((index, outcome))

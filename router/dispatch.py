@@ -69,6 +69,22 @@ class Dispatcher:
         """Calls accepted and not yet answered."""
         return self._calls
 
+    @property
+    def calls_max(self) -> int:
+        return self._settings.calls_max
+
+    @property
+    def links_up(self) -> int:
+        return len(self._links)
+
+    def unowned(self) -> list[ShardId]:
+        """Shards that nobody owns, as far as this router has heard."""
+        return [line.shard for line in self._lines if line.address is None]
+
+    def unreached(self) -> list[ShardId]:
+        """Shards without an owner, or without a link to it."""
+        return [line.shard for line in self._lines if line.address not in self._links]
+
     async def call(self, method: node_pb2.Method, shard: ShardId, request: bytes, deadline: float) -> bytes:
         """The owner's response. `deadline` is loop.time().
 

@@ -10,6 +10,8 @@ import structlog
 from cluster.attach import Cluster, Expectation, attach
 from cluster.etcd import GrpcEtcd
 from cluster.identity import identity_of
+from cluster.metrics import EtcdTimes, Process, registry_of
+from cluster.operator_port import OperatorPort
 from cluster.records import Keyspace
 from cluster.session import EtcdClient
 from proto import node_pb2
@@ -18,6 +20,8 @@ from router.config import RouterSettings
 from router.dispatch import Dispatcher, DispatchSettings
 from router.grpc_nodes import GrpcNodes
 from router.link import LinkSettings, NodeLink
+from router.metrics import RouterMetrics
+from router.observer import UNOBSERVED
 from router.server import ApiServer, ServerSettings
 from router.service import CouponService, ServiceSettings
 from router.topology import TopologyFollower
@@ -57,6 +61,7 @@ async def _serve(
     shards = cluster.config.shards
     limits = DispatchSettings(settings.calls_max, settings.node_calls_max, settings.call_bytes_max)
     dispatcher = Dispatcher(shards, limits, rng)
+    metrics = RouterMetrics(dispatcher)
     service = CouponService(
         dispatcher,
         shards=shards,
@@ -64,6 +69,7 @@ async def _serve(
         settings=ServiceSettings(settings.default_timeout_s, settings.stream_items_max),
         # Campaign ids that nobody chose come from it, and must not repeat.
         rng=random.SystemRandom(),
+        observer=metrics if settings.metrics_address() else UNOBSERVED,
     )
     make_server = AioServer if settings.server == "grpcio" else ApiServer
     server = make_server(service, ServerSettings(settings.rpcs_max, settings.drain_s_max))
@@ -76,6 +82,16 @@ async def _serve(
 
     topology = TopologyFollower(etcd, keys, dispatcher, make_link)
     stop = asyncio.Event()
+
+    def not_ready() -> str:
+        if stop.is_set():
+            return "stopping"
+        if not topology.ready.is_set():
+            return "etcd has not said who owns what"
+        unowned = dispatcher.unowned()
+        return f"{len(unowned)} of {shards} shards have no owner" if unowned else ""
+
+    port = await _operator_port(settings, cluster, etcd, metrics, not_ready)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
@@ -93,7 +109,24 @@ async def _serve(
         await server.stop()
         ready.cancel()
         following.cancel()
+    if port is not None:
+        await port.close()
     log.info("router_stopped")
+
+
+async def _operator_port(
+    settings: RouterSettings, cluster: Cluster, etcd: EtcdClient, metrics: RouterMetrics, not_ready: Callable[[], str]
+) -> OperatorPort | None:
+    """Raises RuntimeError: its address cannot be bound."""
+    if not settings.metrics_address():
+        return None
+    times = EtcdTimes()
+    etcd.endpoints.observer = times
+    config = cluster.config
+    process = Process("router", settings.router_id, config.cluster_id, config.shards, config.journal)
+    port = OperatorPort(registry_of(process, times, metrics), not_ready)
+    log.info("operator_port", address=await port.start(settings.metrics_address()))
+    return port
 
 
 def _expectation(settings: RouterSettings) -> Expectation:

@@ -24,6 +24,7 @@ from router.errors import ApiError
 from router.follow import Follower
 from router.interrupt import Interrupt
 from router.listing import list_page
+from router.observer import UNOBSERVED, Observer
 from router.tokens import ListPosition, coupons_token
 
 _CAMPAIGN_ID_ALPHABET = string.ascii_lowercase + string.digits
@@ -60,7 +61,14 @@ class _Home(NamedTuple):
 
 class CouponService:
     def __init__(
-        self, dispatcher: Dispatcher, *, shards: int, codec: CodeCodec, settings: ServiceSettings, rng: Random
+        self,
+        dispatcher: Dispatcher,
+        *,
+        shards: int,
+        codec: CodeCodec,
+        settings: ServiceSettings,
+        rng: Random,
+        observer: Observer = UNOBSERVED,
     ) -> None:
         """`rng` also makes the ids of campaigns that come without one: let it be a good one."""
         self._dispatcher = dispatcher
@@ -68,6 +76,8 @@ class CouponService:
         self._codec = codec
         self._settings = settings
         self._rng = rng
+        self.observer = observer
+        self._issues = observer.unary
         self._homes: dict[bytes, _Home] = {}
         """Of the few campaigns that everybody asks for, by the field with which requests for them begin."""
         self._stop = Interrupt()
@@ -85,6 +95,12 @@ class CouponService:
 
         Returns what begins the call, to be called at once; or why it is refused.
         """
+        admitted = self._admit(data)
+        if isinstance(admitted, ApiError):
+            self._issues.refused(admitted)
+        return admitted
+
+    def _admit(self, data: bytes) -> Begin | ApiError:
         if self._stopping:
             return errors.stopping()
         # Before all else: when too many come, most are refused, and those must cost little.
@@ -98,11 +114,12 @@ class CouponService:
             return error
         if home is None or home.campaign_id != request.campaign_id:
             home = self._learn_home(request.campaign_id)
-        return partial(self._issue_coupon, home.shard, data)
+        return partial(self._issue_coupon, home, data)
 
-    def _issue_coupon(self, shard: ShardId, data: bytes, call: CallContext, reply: Reply) -> None:
+    def _issue_coupon(self, home: _Home, data: bytes, call: CallContext, reply: Reply) -> None:
+        reply = self._issues.begun(home.campaign_id, reply)
         try:
-            self._dispatcher.submit(node_pb2.ISSUE_COUPON, shard, data, self._deadline(call), reply)
+            self._dispatcher.submit(node_pb2.ISSUE_COUPON, home.shard, data, self._deadline(call), reply)
         except ApiError as error:
             reply(error.with_traceback(None))  # it may be shared
 
@@ -118,6 +135,7 @@ class CouponService:
             item_timeout_s=self._settings.default_timeout_s,
             items_in_flight_max=self._settings.stream_items_max,
             stopping=self._stop,
+            observer=self.observer.items,
         )
         await stream.run(requests, send)
 

@@ -28,6 +28,7 @@ from router.errors import ApiError
 from router.grpc_nodes import GrpcNodes
 from router.interrupt import Interrupted
 from router.link import LinkSettings, NodeLink
+from router.observer import UNOBSERVED, Observer
 from router.server import ApiServer, ServerSettings
 from router.service import CallContext, CouponService, ServiceSettings
 from router.topology import TopologyFollower
@@ -156,6 +157,7 @@ async def rig(
     dispatch: DispatchSettings | None = None,
     link: LinkSettings | None = None,
     service: ServiceSettings | None = None,
+    observe: Callable[[Dispatcher], Observer] = lambda dispatcher: UNOBSERVED,
 ) -> AsyncIterator[Rig]:
     rng = Random(7)
     dispatcher = Dispatcher(SHARDS, dispatch or DispatchSettings(), rng)
@@ -169,7 +171,14 @@ async def rig(
         )
 
     follower = TopologyFollower(watches, KEYS, dispatcher, make_link)
-    api = CouponService(dispatcher, shards=SHARDS, codec=CODEC, settings=service or ServiceSettings(), rng=rng)
+    api = CouponService(
+        dispatcher,
+        shards=SHARDS,
+        codec=CODEC,
+        settings=service or ServiceSettings(),
+        rng=rng,
+        observer=observe(dispatcher),
+    )
     async with asyncio.TaskGroup() as tasks:
         following = tasks.create_task(follower.run())
         await follower.ready.wait()

@@ -1,0 +1,202 @@
+"""What a router counts: every request once, by what its caller was told."""
+
+import asyncio
+from random import Random
+
+import grpc.aio
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proto import coupon_pb2 as pb
+from proto import node_pb2
+from router.dispatch import Dispatcher, DispatchSettings
+from router.errors import ApiError
+from router.metrics import CAMPAIGNS_MAX, RouterMetrics, is_new
+from router.observer import Observer
+from router.service import ServiceSettings
+from tests.metrics.reading import said
+from tests.router.fake_node import issued, refusal, running_node
+from tests.router.rig import SHARDS, Client, Rig, rig, run, served
+from tests.router.test_streams import Bulk, items
+
+
+def observed(dispatcher: Dispatcher) -> Observer:
+    return RouterMetrics(dispatcher)
+
+
+def metrics_of(router: Rig) -> RouterMetrics:
+    assert isinstance(router.service.observer, RouterMetrics)
+    return router.service.observer
+
+
+def script(call: node_pb2.Call) -> node_pb2.Reply | None:
+    """By the user's name."""
+    user = pb.IssueCouponRequest.FromString(call.request).user_id
+    if user.startswith("late"):
+        return refusal(pb.SOLD_OUT)(call)
+    if user.startswith("again"):
+        response = pb.IssueCouponResponse(coupon=pb.Coupon(campaign_id="c", user_id=user), already_issued=True)
+        return node_pb2.Reply(call_id=call.call_id, response=response.SerializeToString())
+    return issued(call)
+
+
+async def issue(client: Client, user: str, campaign: str = "c") -> None:
+    with pytest.raises(grpc.aio.AioRpcError) if user.startswith("late") or campaign != "c" else _nothing():
+        await client.unary("IssueCoupon", pb.IssueCouponRequest(campaign_id=campaign, user_id=user))
+
+
+class _nothing:  # noqa: N801  # as contextlib's
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def test_every_request_for_a_coupon_counts_once(on_every_server: None) -> None:
+    """By what its caller was told, from which the RPCs' statuses follow; of new coupons the campaign is known."""
+
+    async def test() -> None:
+        async with running_node() as node, rig(observe=observed) as router, served(router) as (_, client):
+            node.script = script
+            router.own(node)
+            for user in ("ann", "bob", "again", "late", "later", "latest"):
+                await issue(client, user)
+            await issue(client, "ann", campaign="No Such Id")
+            found = said(metrics_of(router))
+            outcomes = {key[2]: found[key] for key in found if key[:2] == ("issue_outcomes_total", "IssueCoupon")}
+            assert outcomes == {"ISSUED": 2, "ALREADY_ISSUED": 1, "SOLD_OUT": 3, "INVALID_FIELD": 1}
+            assert found["calls_total", "IssueCoupon", "OK"] == 3
+            assert found["calls_total", "IssueCoupon", "FAILED_PRECONDITION"] == 3
+            assert found["calls_total", "IssueCoupon", "INVALID_ARGUMENT"] == 1
+            assert found["router_grants_total", "c"] == 2
+            assert found["call_duration_seconds_count", "IssueCoupon"] == 6
+            assert found["router_calls_in_flight",] == 0
+
+    run(test())
+
+
+def test_items_of_a_stream_count_as_requests_and_the_stream_as_a_call(on_every_server: None) -> None:
+    """Each item once, a wrong one too; the RPC by its own status."""
+
+    async def test() -> None:
+        async with running_node() as node, rig(observe=observed) as router, served(router) as (_, client):
+            node.script = script
+            router.own(node)
+            bulk = Bulk(client)
+            await bulk.write(items(range(5)))
+            await bulk.write(items([5], campaign="Wrong"))
+            await bulk.half_close()
+            assert len([result async for result in bulk.results()]) == 6
+            found = said(metrics_of(router))
+            assert found["issue_outcomes_total", "IssueCoupons", "ISSUED"] == 5
+            assert found["issue_outcomes_total", "IssueCoupons", "INVALID_FIELD"] == 1
+            assert found["calls_total", "IssueCoupons", "OK"] == 1
+            assert found["item_duration_seconds_count",] == 6
+            assert found["router_grants_total", "c"] == 5
+
+    run(test())
+
+
+def test_other_methods_count_by_status(on_every_server: None) -> None:
+    """What was answered, what was refused by the node, and what was refused by the router."""
+
+    async def test() -> None:
+        async with running_node() as node, rig(observe=observed) as router, served(router) as (_, client):
+            node.script = refusal(pb.CAMPAIGN_NOT_FOUND)
+            router.own(node)
+            with pytest.raises(grpc.aio.AioRpcError):
+                await client.unary("GetCampaign", pb.GetCampaignRequest(campaign_id="c"))
+            with pytest.raises(grpc.aio.AioRpcError):
+                await client.unary("GetCampaign", b"\xff")
+            node.script = lambda call: node_pb2.Reply(call_id=call.call_id, response=b"")
+            await client.unary("GetCampaign", pb.GetCampaignRequest(campaign_id="c"))
+            found = said(metrics_of(router))
+            calls = {key[2]: found[key] for key in found if key[:2] == ("calls_total", "GetCampaign")}
+            assert calls == {"NOT_FOUND": 1, "INVALID_ARGUMENT": 1, "OK": 1}
+            assert found["call_duration_seconds_count", "GetCampaign"] == 3
+
+    run(test())
+
+
+def test_who_finds_a_crowd_is_counted() -> None:
+    """OVERLOADED as the call came: it costs little, and counts."""
+
+    async def test() -> None:
+        limits = DispatchSettings(node_calls_max=1)
+        settings = ServiceSettings(default_timeout_s=0.2)
+        async with (
+            running_node() as node,
+            rig(observe=observed, dispatch=limits, service=settings) as router,
+            served(router) as (_, client),
+        ):
+            router.own(node)
+            await issue(client, "ann")  # the router learns where the campaign is
+            node.script = lambda call: None
+            waiting = asyncio.create_task(router.issue("bob", timeout_s=0.5))
+            await node.came(2)
+            with pytest.raises(grpc.aio.AioRpcError):
+                await client.unary("IssueCoupon", pb.IssueCouponRequest(campaign_id="c", user_id="eve"))
+            with pytest.raises(ApiError):
+                await waiting
+            found = said(metrics_of(router))
+            assert found["issue_outcomes_total", "IssueCoupon", "OVERLOADED"] == 1
+            assert found["calls_total", "IssueCoupon", "RESOURCE_EXHAUSTED"] == 1
+            assert found["issue_outcomes_total", "IssueCoupon", "OUTCOME_UNKNOWN"] == 1
+
+    run(test())
+
+
+def test_campaigns_are_bounded() -> None:
+    """However many there are, the last ones with a grant have a series."""
+
+    async def test() -> None:
+        metrics = RouterMetrics(Dispatcher(SHARDS, DispatchSettings(), Random(1)))
+        response = pb.IssueCouponResponse(coupon=pb.Coupon(code="x")).SerializeToString()
+        for number in range(3 * CAMPAIGNS_MAX):
+            metrics.unary.begun(f"c{number}", lambda result: None)(response)
+        found = [key[1] for key in said(metrics) if key[0] == "router_grants_total"]
+        assert found == [f"c{number}" for number in range(2 * CAMPAIGNS_MAX, 3 * CAMPAIGNS_MAX)]
+
+    run(test())
+
+
+def test_shards_without_owner_and_without_link() -> None:
+    """A shard that nobody owns, and one whose owner is not reached, are told apart."""
+
+    async def test() -> None:
+        async with running_node() as node, rig(observe=observed) as router:
+            found = said(metrics_of(router))
+            assert found["router_shards_without_owner",] == found["router_shards_unreached",] == SHARDS
+            router.own(node)
+            await router.link_up("c")
+            router.disown("c")
+            while not router.dispatcher.unowned():
+                await asyncio.sleep(0.005)
+            found = said(metrics_of(router))
+            assert found["router_shards_without_owner",] == found["router_shards_unreached",] == 1
+            assert found["router_links_up",] == 1
+            node.break_stream()
+            while said(metrics_of(router))["router_links_up",]:
+                await asyncio.sleep(0.005)
+            found = said(metrics_of(router))
+            assert (found["router_shards_without_owner",], found["router_shards_unreached",]) == (1, SHARDS)
+
+    run(test())
+
+
+@given(st.text(max_size=60), st.text(max_size=60), st.integers(0, 2**31 - 1), st.integers(0, 10**12), st.booleans())
+def test_a_new_coupon_is_told_from_a_repetition(
+    user: str, request_id: str, sequence: int, us: int, already: bool
+) -> None:
+    """Whatever the coupon's bytes are, its last ones too: by the bytes of the response alone."""
+    coupon = pb.Coupon(code="봄1가나다라마바", campaign_id="c", user_id=user, sequence=sequence, request_id=request_id)
+    coupon.issue_time.FromMicroseconds(us)
+    response = pb.IssueCouponResponse(coupon=coupon, already_issued=already)
+    assert is_new(response.SerializeToString()) is not already
+
+
+def test_what_looks_like_a_repetition_at_its_end_is_none() -> None:
+    """A request_id that ends with the bytes of `already_issued`."""
+    coupon = pb.Coupon(request_id="\x10\x01")
+    assert is_new(pb.IssueCouponResponse(coupon=coupon).SerializeToString())
+    assert not is_new(pb.IssueCouponResponse(coupon=coupon, already_issued=True).SerializeToString())
