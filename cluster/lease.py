@@ -6,7 +6,7 @@ otherwise keep alive what it no longer serves. What hangs on the lease is not kn
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Never
 
@@ -43,13 +43,23 @@ class _Questions:
 class LeaseKeeper:
     """One lease at a time: `acquire`, then `keep` in a task of its own; after LeaseLost, `acquire` again."""
 
-    def __init__(self, client: EtcdClient, clock: Clock, *, ttl_s: int, keepalive_s: float) -> None:
+    def __init__(
+        self,
+        client: EtcdClient,
+        clock: Clock,
+        *,
+        ttl_s: int,
+        keepalive_s: float,
+        on_renewed: Callable[[float], None] = lambda left_s: None,
+    ) -> None:
+        """`on_renewed`: told at every renewal how many seconds had been left."""
         assert ttl_s > 3 * keepalive_s, "one lost question must not cost the lease"
         self._client = client
         self._endpoints = client.endpoints
         self._clock = clock
         self._ttl_s = ttl_s
         self._keepalive_s = keepalive_s
+        self._on_renewed = on_renewed
         self._lease_id: LeaseId | None = None
         self._asked_s = float("-inf")
         self._deadline_s = float("-inf")
@@ -137,6 +147,7 @@ class LeaseKeeper:
         if lease.ttl_s <= 0:
             self._deadline_s = float("-inf")
             raise self._lost("etcd knows no such lease")
+        self._on_renewed(self.left_s())
         self._deadline_s = max(self._deadline_s, asked_s + lease.ttl_s)
 
     def _require_time(self) -> None:

@@ -101,6 +101,12 @@ class CampaignLedger:
         return self._created.start_us if self._activate_us is None else self._end_us
 
     @property
+    def last_us(self) -> int:
+        """When it was created, began, or granted its last coupon: whatever came last."""
+        granted_us = self._coupons.time_us(self.issued) if self.issued else 0
+        return max(self._created.create_us, self._activate_us or 0, granted_us)
+
+    @property
     def state(self) -> State:
         if self._cancelled:
             return State.CANCELLED

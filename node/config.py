@@ -54,6 +54,10 @@ class NodeSettings(BaseSettings):
     """If set, the cluster has to have so many shards."""
     expect_code_key_fingerprint: str = ""
     """If set, the cluster's code key has to have this fingerprint."""
+    metrics_listen: str = ""
+    """HOST:PORT of /metrics, /healthz and /readyz, for operators; port 0: a free one; empty: none."""
+    metrics_port: int | None = Field(default=None, ge=0, le=65535)
+    """The same as metrics_listen 127.0.0.1:PORT."""
     log_json: bool = True
 
     @model_validator(mode="after")
@@ -61,6 +65,16 @@ class NodeSettings(BaseSettings):
         if self.lease_ttl_s <= 3 * self.keepalive_s:
             raise ValueError("lease_ttl_s has to be more than 3 * keepalive_s")
         return self
+
+    @model_validator(mode="after")
+    def _one_place_for_metrics(self) -> "NodeSettings":
+        if self.metrics_listen and self.metrics_port is not None:
+            raise ValueError("metrics_port and metrics_listen say the same thing: set one of them")
+        return self
+
+    def metrics_address(self) -> str:
+        """HOST:PORT; empty: no operator's port."""
+        return self.metrics_listen if self.metrics_port is None else f"127.0.0.1:{self.metrics_port}"
 
     def endpoints(self) -> list[str]:
         return [endpoint.strip() for endpoint in self.etcd_endpoints.split(",") if endpoint.strip()]

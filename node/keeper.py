@@ -20,6 +20,7 @@ from cluster.types import Epoch, Incarnation, Revision, ShardId
 from node.commands import Reason, Refused
 from node.entries import Header
 from node.journal.base import CorruptJournal, Fenced, Journal, OutcomeUnknown
+from node.observer import Observer
 from node.replica import Replica
 from node.shard import Call, End, Outcome, Overloaded, Shard
 from node.standby import Copy, Standby, stopped
@@ -75,6 +76,8 @@ class Keeper:
         shard_calls_max: int,
         has_room: Callable[[], bool],
         on_change: Callable[[], None],
+        on_serving: Callable[[], None],
+        observer: Observer,
     ) -> None:
         self._me = me
         self._tasks = tasks
@@ -89,6 +92,8 @@ class Keeper:
         self._shard_calls_max = shard_calls_max
         self._has_room = has_room
         self._on_change = on_change
+        self._on_serving = on_serving
+        self._observer = observer
         self._openings = asyncio.Semaphore(OPENINGS_MAX)
         self._held: dict[ShardId, HeldShard] = {}
         self.spent: dict[ShardId, Revision] = {}
@@ -164,7 +169,7 @@ class Keeper:
             await self._stand_corrupt(held, corrupt)
             return
         ledger = replica.ledger
-        took_ms = round((loop.time() - began_s) * 1_000)
+        took_s = loop.time() - began_s
         log.info(
             "shard_opened",
             shard=held.id,
@@ -172,7 +177,7 @@ class Keeper:
             entries=journal.position,
             read_before=read,
             coupons=ledger.coupons,
-            took_ms=took_ms,
+            took_ms=round(took_s * 1_000),
         )
         held.shard = Shard(
             Header(held.id, held.epoch, self._me),
@@ -183,11 +188,14 @@ class Keeper:
             entry_bytes_max=self._journal.entry_bytes_max,
             calls_max=self._shard_calls_max,
             has_room=self._has_room,
+            observer=self._observer,
         )
         for call in held.waiting:
             held.shard.submit(call)
         held.waiting.clear()
         held.state = State.SERVING
+        self._observer.serving(held.id, ledger, took_s, self._observer.now())
+        self._on_serving()
         if await held.shard.run() is End.DRAINED:
             replica.given_away(held.epoch, self._me)
             held.rest = replica

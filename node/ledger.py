@@ -174,6 +174,13 @@ class Ledger:
         campaign = self._campaigns.get(campaign_id)
         return None if campaign is None else campaign.view()
 
+    def recent(self, within_us: int, at_most: int) -> list[str]:
+        """Campaigns in which something happened within so long of the shard's last event, the one with the latest
+        event last. Looks at the `at_most` newest ones only."""
+        since_us = (self._time_us or 0) - within_us
+        newest = sorted((campaign.last_us, campaign.campaign_id) for campaign in self._by_index[-at_most:])
+        return [campaign_id for last_us, campaign_id in newest if last_us >= since_us]
+
     @property
     def campaigns(self) -> int:
         return len(self._campaigns)

@@ -22,7 +22,8 @@ from cluster.topology import Topology
 from cluster.types import Incarnation, NodeId, Revision, ShardId
 from cluster.watch import Changes, Snapshot
 from node.journal.base import Journal
-from node.keeper import Keeper, NotHandedOver
+from node.keeper import Keeper, NotHandedOver, State
+from node.observer import UNOBSERVED, Cause, Observer
 from node.ownership import Action, Claim, Leave, Local, Open, Ownership, Pull, lives
 from node.peers import HandoverFailed, Peers
 from node.standby import Standby
@@ -80,6 +81,7 @@ class Parts:
     standby_coupons_max: int
     has_room: Callable[[], bool] = lambda: True
     """For another campaign, where entries are stored."""
+    observer: Observer = UNOBSERVED
 
 
 class Life:
@@ -92,9 +94,13 @@ class Life:
         cluster_incarnation: int,
         lease: LeaseKeeper,
         tasks: asyncio.TaskGroup,
+        on_change: Callable[[], None],
     ) -> None:
+        """`on_change`: called when what `not_ready` says may have changed."""
         self.record = record
         self.me = record.incarnation
+        self.lease = lease
+        self.shards = parts.config.shards
         self.topology = Topology(parts.keys)
         self.ended = asyncio.Event()
         self._parts = parts
@@ -102,6 +108,7 @@ class Life:
         self._keys = parts.keys
         self._cluster_incarnation = cluster_incarnation
         self._tasks = tasks
+        self._on_change = on_change
         self._wall = WallClock(parts.clock)
         self._revision = Revision(0)
         self._news = asyncio.Event()
@@ -140,13 +147,26 @@ class Life:
             lease_stands=lambda: lease.left_s() > 0,
             shard_calls_max=parts.shard_calls_max,
             has_room=parts.has_room,
-            on_change=self._news.set,
+            on_change=self._shards_changed,
+            on_serving=on_change,
+            observer=parts.observer,
         )
 
     def start(self) -> None:
         self._tasks.create_task(self._watch(), name="watch")
         self._tasks.create_task(self._plan(), name="plan")
         self._tasks.create_task(self._check_clock(), name="clock")
+
+    def not_ready(self) -> str:
+        """Why this node cannot serve what it owns; "" if it can."""
+        if self._draining:
+            return "draining"
+        if not self._revision:
+            return "etcd has not said who owns what"
+        held = {held.id: held.state for held in self.keeper.status()}
+        owned = [shard for shard, owner in self.topology.owners.items() if owner.record.incarnation == self.me]
+        missing = sum(held.get(shard) is not State.SERVING for shard in owned)
+        return f"{missing} of {len(owned)} shards that it owns are not served" if missing else ""
 
     def end(self) -> None:
         """The life's tasks have ended. Peers that still wait for an answer wait for its watch no longer."""
@@ -174,7 +194,11 @@ class Life:
             raise LifeOver("registration lost: another node believed this one dead")
         self._follow_peers()
         self._watched.set()
+        self._shards_changed()
+
+    def _shards_changed(self) -> None:
         self._news.set()
+        self._on_change()
 
     def _follow_peers(self) -> None:
         living = {node.record.incarnation: node.record for node in self.topology.nodes.values()}
@@ -236,12 +260,20 @@ class Life:
                 self.keeper.leave(shard)
             case Claim():
                 self._busy.add(action.shard)
+                self._parts.observer.taking(action.shard, self._cause(action), self._parts.observer.now())
                 self._tasks.create_task(self._claim(action), name=f"claim-{action.shard}")
             case Pull():
                 self._busy.add(action.shard)
+                self._parts.observer.taking(action.shard, Cause.PULLED, self._parts.observer.now())
                 task = self._tasks.create_task(self._pull(action), name=f"pull-{action.shard}")
                 self._pulling[action.shard] = action, task
                 task.add_done_callback(lambda _: self._pulled(action))  # also for one cancelled before its first step
+
+    def _cause(self, claim: Claim) -> Cause:
+        owner = self.topology.owners.get(claim.shard)
+        if owner is None:
+            return Cause.NO_OWNER
+        return Cause.OWN_AGAIN if owner.record.incarnation == self.me else Cause.OWNER_GONE
 
     async def _claim(self, claim: Claim) -> None:
         planned = self._revision
@@ -336,12 +368,16 @@ class Life:
         if shard in self._giving:
             raise NotHandedOver("a handover is under way")
         self._giving.add(shard)
+        observer = self._parts.observer
+        asked_s, success = observer.now(), False
         try:
             given, rest = await self.keeper.hand_over(shard, revision, OwnerRecord(successor, node.record.address))
+            success = True
             await self._until(given)
             if rest is not None:
                 self.standby.keep(shard, rest)
         finally:
+            observer.handed_over(given=success, took_s=observer.now() - asked_s)
             self._giving.discard(shard)
             self._news.set()
         return given
@@ -349,6 +385,7 @@ class Life:
     async def drain(self) -> None:
         """Let the others pull everything, wait for it, then finish what is left."""
         self._draining = True
+        self._on_change()
         log.info("draining", shards=len(self.keeper.held()))
         with suppress(TimeoutError):
             async with asyncio.timeout(self._parts.timing.drain_s_max):

@@ -29,14 +29,24 @@ class NodeIdInUse(Exception):
 class Member:
     """This process in the cluster, over all its lives."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, on_change: Callable[[str], None] = lambda not_ready: None) -> None:
+        """`on_change`: told what `not_ready` says when that may have changed."""
         self._parts = parts
+        self._on_change = on_change
+        self.observer = parts.observer
         self._past: set[Incarnation] = set()
         self._drain = asyncio.Event()
         self._restored = False
         """etcd's revision went back, and no watch has listed it anew since."""
         self.life: Life | None = None
         """The present life, once registered; None between lives."""
+
+    def not_ready(self) -> str:
+        """Why this node cannot serve what it owns; "" if it can."""
+        return "not registered" if self.life is None else self.life.not_ready()
+
+    def _changed(self) -> None:
+        self._on_change(self.not_ready())
 
     def drain(self) -> None:
         """Hand everything over, then let `run` return."""
@@ -57,6 +67,7 @@ class Member:
             if this.cancelling():
                 raise asyncio.CancelledError
             log.info("life_over", why=why)
+            self._parts.observer.life_over()
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._parts.timing.hold_down_s):
                     await self._drain.wait()
@@ -66,7 +77,11 @@ class Member:
         """One life, from its lease to its end; why it ended."""
         timing = self._parts.timing
         lease = LeaseKeeper(
-            self._parts.etcd, self._parts.clock, ttl_s=timing.lease_ttl_s, keepalive_s=timing.keepalive_s
+            self._parts.etcd,
+            self._parts.clock,
+            ttl_s=timing.lease_ttl_s,
+            keepalive_s=timing.keepalive_s,
+            on_renewed=self._parts.observer.renewed,
         )
         ends: list[BaseException] = []
         try:
@@ -80,7 +95,7 @@ class Member:
                 record = NodeRecord(me, self._parts.address, NodeState.ACTIVE)
                 cluster_incarnation = await self._cluster_incarnation()
                 await self._register(record)
-                self.life = Life(self._parts, record, cluster_incarnation, lease, tasks)
+                self.life = Life(self._parts, record, cluster_incarnation, lease, tasks, self._changed)
                 self.life.start()
                 on_registered()
                 log.info("registered", incarnation=str(me), address=self._parts.address)
@@ -90,6 +105,7 @@ class Member:
             if self.life is not None:
                 self.life.end()
             self.life = None
+            self._changed()
         await self._bury(lease)
         for end in ends:
             if isinstance(end, NodeIdInUse):

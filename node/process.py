@@ -8,26 +8,34 @@ from contextlib import closing
 
 import grpc.aio
 import structlog
+from grpc_health.v1 import health_pb2_grpc
 
 from cluster.attach import Cluster, Expectation, attach
 from cluster.clock import Clock, SystemClock
 from cluster.config import ConfigMismatch
 from cluster.etcd import GrpcEtcd
 from cluster.identity import identity_of
+from cluster.metrics import EtcdTimes, Process, Source, registry_of
+from cluster.operator_port import OperatorPort
 from cluster.records import Keyspace
 from cluster.session import EtcdClient
 from cluster.types import NodeId
 from node.config import NodeSettings
 from node.entries import FORMAT_VERSION
+from node.health import NodeHealth
 from node.journal.base import Journal
 from node.journal.disk import Disk, RealDisk
 from node.journal.etcd import EtcdJournal
 from node.journal.file import FileJournal
 from node.life import Parts, Timing
 from node.member import Member
+from node.metered_disk import MeteredDisk, SyncTimes
+from node.metrics import NodeMetrics
+from node.observer import UNOBSERVED
 from node.peers import GrpcPeers
 from node.server import MESSAGE_BYTES_MAX, NodeServer
 from node.space import EtcdSpace
+from node.view import NodeView
 from proto import node_pb2_grpc
 
 log = structlog.get_logger()
@@ -62,13 +70,14 @@ async def run_node(
         if cluster.format_version > FORMAT_VERSION:
             raise ConfigMismatch(f"the journal format is {cluster.format_version}, this node knows {FORMAT_VERSION}")
         if cluster.config.journal == "etcd":
-            await _serve(settings, cluster, keys, etcd, EtcdJournal(etcd, keys, rng=rng), clock, rng, on_ready)
+            await _serve(settings, cluster, keys, etcd, EtcdJournal(etcd, keys, rng=rng), clock, rng, on_ready, ())
             return
         if settings.journal_dir is None:
             raise ConfigMismatch("the cluster's journal is `file`: this node needs journal_dir")
         with closing(RealDisk()) as disk:
-            journal = FileJournal(settings.journal_dir, wrap_disk(disk))
-            await _serve(settings, cluster, keys, etcd, journal, clock, rng, on_ready)
+            times = SyncTimes()
+            journal = FileJournal(settings.journal_dir, MeteredDisk(wrap_disk(disk), times))
+            await _serve(settings, cluster, keys, etcd, journal, clock, rng, on_ready, (times,))
     finally:
         await etcd.close()
 
@@ -82,7 +91,9 @@ async def _serve(
     clock: Clock,
     rng: random.Random,
     on_ready: Callable[[str], None],
+    sources: tuple[Source, ...],
 ) -> None:
+    metrics = NodeMetrics()
     server = grpc.aio.server(
         options=[
             ("grpc.so_reuseport", 0),
@@ -91,8 +102,8 @@ async def _serve(
         ]
     )
     host = settings.listen.rpartition(":")[0]
-    port = server.add_insecure_port(settings.listen)
-    address = settings.advertise or f"{host}:{port}"
+    bound = server.add_insecure_port(settings.listen)
+    address = settings.advertise or f"{host}:{bound}"
     identity = identity_of(cluster.config)
     space = EtcdSpace(etcd, quota_bytes=settings.etcd_quota_bytes, check_s=settings.etcd_space_check_s)
     parts = Parts(
@@ -117,9 +128,13 @@ async def _serve(
         shard_calls_max=settings.shard_calls_max,
         standby_coupons_max=settings.standby_coupons_max,
         has_room=space.has_room,
+        observer=metrics if settings.metrics_address() else UNOBSERVED,
     )
-    member = Member(parts)
+    health = NodeHealth()
+    member = Member(parts, health.refresh)
     node_pb2_grpc.add_NodeServiceServicer_to_server(NodeServer(member, identity), server)
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    port = await _operator_port(settings, cluster, etcd, member, metrics, sources)
     await server.start()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -140,7 +155,36 @@ async def _serve(
     except BaseExceptionGroup as failures:
         raise failures.exceptions[0] from None
     finally:
+        health.shut_down()
         await server.stop(STOP_GRACE_S)
+        if port is not None:
+            await port.close()
+
+
+async def _operator_port(
+    settings: NodeSettings,
+    cluster: Cluster,
+    etcd: EtcdClient,
+    member: Member,
+    metrics: NodeMetrics,
+    sources: tuple[Source, ...],
+) -> OperatorPort | None:
+    """Raises RuntimeError: its address cannot be bound."""
+    if not settings.metrics_address():
+        return None
+    times = EtcdTimes()
+    etcd.endpoints.observer = times
+    config = cluster.config
+    registry = registry_of(
+        Process("node", settings.node_id, config.cluster_id, config.shards, config.journal),
+        times,
+        metrics,
+        NodeView(member, metrics, lease_ttl_s=settings.lease_ttl_s, shard_calls_max=settings.shard_calls_max),
+        *sources,
+    )
+    port = OperatorPort(registry, member.not_ready)
+    log.info("operator_port", address=await port.start(settings.metrics_address()))
+    return port
 
 
 def _expectation(settings: NodeSettings) -> Expectation:

@@ -124,15 +124,15 @@ class NodeServer(node_pb2_grpc.NodeServiceServicer):
                 if frame is None:
                     return
                 if frame.WhichOneof("kind") == "calls":
-                    now_s = asyncio.get_running_loop().time()
+                    now_s, arrived_s = asyncio.get_running_loop().time(), self._member.observer.now()
                     for call in frame.calls.calls:
-                        self._submit(call, now_s, outbox)
+                        self._submit(call, arrived_s, now_s, outbox)
         except TimeoutError:
             log.info("exchange_silent")
         finally:
             outbox.close()
 
-    def _submit(self, call: node_pb2.Call, now_s: float, outbox: Outbox) -> None:
+    def _submit(self, call: node_pb2.Call, arrived_s: float, now_s: float, outbox: Outbox) -> None:
         life = self._member.life
         if life is None:
             outbox.put(node_pb2.Reply(call_id=call.call_id, not_owner=node_pb2.NotOwner()))
@@ -143,10 +143,11 @@ class NodeServer(node_pb2_grpc.NodeServiceServicer):
             log.warning("malformed_call", error=str(malformed))
             outbox.put(_invalid(call.call_id, str(malformed)))
             return
-        pending = Call(command, now_s + call.timeout_ms / 1_000, _replier(call.call_id, outbox))
+        pending = Call(command, arrived_s, now_s + call.timeout_ms / 1_000, _replier(call.call_id, outbox))
         try:
             life.keeper.submit(ShardId(call.shard), pending)
         except Overloaded as overloaded:
+            self._member.observer.overloaded()
             retry_after_ms = max(1, round(overloaded.retry_after_s * 1_000))
             outbox.put(
                 node_pb2.Reply(call_id=call.call_id, overloaded=node_pb2.Overloaded(retry_after_ms=retry_after_ms))
@@ -179,6 +180,7 @@ class NodeServer(node_pb2_grpc.NodeServiceServicer):
     async def _read_campaign(self, life: Life, request: node_pb2.WatchRequest) -> Answer | Outcome:
         """The campaign as it is, by the shard's loop and behind its barrier, like every read."""
         loop = asyncio.get_running_loop()
+        arrived_s = self._member.observer.now()
         answer: asyncio.Future[Answer | Outcome] = loop.create_future()
 
         def reply(said: Answer | Outcome) -> None:
@@ -187,7 +189,8 @@ class NodeServer(node_pb2_grpc.NodeServiceServicer):
 
         try:
             life.keeper.submit(
-                ShardId(request.shard), Call(GetCampaign(request.campaign_id, 0, 0), loop.time() + 5.0, reply)
+                ShardId(request.shard),
+                Call(GetCampaign(request.campaign_id, 0, 0), arrived_s, loop.time() + 5.0, reply),
             )
         except Overloaded:
             return Outcome.NOT_OWNER

@@ -19,6 +19,7 @@ from node.entries import Header, encode, entry_bytes_max_of
 from node.events import Event
 from node.journal.base import AppendRefused, Fenced, OutcomeUnknown, ShardJournal
 from node.ledger import Ledger
+from node.observer import UNOBSERVED, Observer
 from node.wallclock import ClockStepped, WallClock
 from node.watchers import Watchers
 
@@ -63,6 +64,8 @@ class Overloaded(Exception):
 @dataclass(frozen=True, slots=True)
 class Call:
     command: Command
+    arrived_s: float
+    """By the observer's clock: when this node heard of it."""
     deadline_s: float
     """By the event loop's clock: when nobody waits for the answer any more."""
     reply: Callable[[Answer | Outcome], None]
@@ -94,6 +97,7 @@ class Shard:
         calls_max: int,
         round_calls_max: int = 512,
         has_room: Callable[[], bool] = lambda: True,
+        observer: Observer = UNOBSERVED,
     ) -> None:
         """Args: has_room: for another campaign, where entries are stored."""
         self.header = header
@@ -106,6 +110,7 @@ class Shard:
         self._calls_max = calls_max
         self._round_calls_max = round_calls_max
         self._has_room = has_room
+        self._observer = observer
         self._inbox: deque[Call] = deque()
         self._wake = asyncio.Event()
         self._closing = False
@@ -139,6 +144,7 @@ class Shard:
             self._closing = True
             for call in self._inbox:
                 call.reply(Outcome.NOT_OWNER)
+            self._observer.put_off(Outcome.NOT_OWNER, len(self._inbox))
             self._inbox.clear()
             self.watchers.end()
             await self.journal.close()
@@ -167,48 +173,64 @@ class Shard:
 
     async def _round(self, calls: list[Call], now_us: int, began_s: float) -> End | None:
         """Decide, make durable, answer. Returns why the shard cannot go on, if it cannot."""
+        observer = self._observer
         events: list[Event] = list(self.ledger.tick(now_us))
+        proved: list[Held] = []
         held: list[Held] = []
         room = self._has_room()
+        observer.taken(calls, observer.now())
         for call in calls:
             if call.deadline_s <= began_s:
                 call.reply(Outcome.EXPIRED)
+                observer.put_off(Outcome.EXPIRED, 1)
                 continue
             decision = self.ledger.handle(call.command, now_us, room=room)
             events += decision.events
+            item = Held(call, decision.answer, bool(decision.events))
             if decision.proof is Proof.NONE:
-                call.reply(decision.answer)
+                call.reply(item.answer)
+                proved.append(item)
             else:
-                held.append(Held(call, decision.answer, bool(decision.events)))
+                held.append(item)
+        asked_s = observer.now()
+        if proved:
+            observer.answered(proved, self.header.shard, asked_s)
         try:
             if events:
-                await self.journal.append(encode(self.header, self.journal.position, now_us, events))
+                entry = encode(self.header, self.journal.position, now_us, events)
+                await self.journal.append(entry)
+                observer.committed(len(entry), observer.now() - asked_s)
             elif held:
                 await self.journal.barrier()
+                observer.checked(observer.now() - asked_s)
             if not self._lease_stands():
-                return self._fail(held, End.LEASE_OVER)
+                return self._fail(held, events, End.LEASE_OVER)
         except Fenced:
-            return self._fail(held, End.FENCED)
+            return self._fail(held, events, End.FENCED)
         except OutcomeUnknown:
-            return self._fail(held, End.UNKNOWN)
+            return self._fail(held, events, End.UNKNOWN)
         except AppendRefused as refused:
             log.error("append_refused", shard=self.header.shard, reason=str(refused))
-            return self._fail(held, End.REFUSED)
+            return self._fail(held, events, End.REFUSED)
         except asyncio.CancelledError:
-            self._fail(held, End.CANCELLED)
+            self._fail(held, events, End.CANCELLED)
             raise
         self.ledger.committed()
         for item in held:
             item.call.reply(item.answer)
+        observer.answered(held, self.header.shard, observer.now())
         self._publish(events)
         return None
 
-    def _fail(self, held: list[Held], end: End) -> End:
+    def _fail(self, held: list[Held], events: list[Event], end: End) -> End:
         """Nothing of this round may be answered. A refused entry is certainly not in the journal; otherwise who made
         events cannot know, and who made none has certainly changed nothing."""
+        self._observer.failed(end, appending=bool(events))
         for item in held:
             in_doubt = item.decided and end is not End.REFUSED
-            item.call.reply(Outcome.UNKNOWN if in_doubt else Outcome.NOT_OWNER)
+            outcome = Outcome.UNKNOWN if in_doubt else Outcome.NOT_OWNER
+            item.call.reply(outcome)
+            self._observer.put_off(outcome, 1)
         return end
 
     def _publish(self, events: list[Event]) -> None:

@@ -40,7 +40,7 @@ class Owner:
     async def call(self, command: Command) -> Answer | Outcome:
         loop = asyncio.get_running_loop()
         heard: asyncio.Future[Answer | Outcome] = loop.create_future()
-        self.shard.submit(Call(command, loop.time() + 60, heard.set_result))
+        self.shard.submit(Call(command, loop.time(), loop.time() + 60, heard.set_result))
         return await heard
 
 

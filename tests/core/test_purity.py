@@ -8,7 +8,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PROJECT = {"cluster", "node", "router", "ops", "proto", "bench", "chaos", "tests"}
-FORBIDDEN = {"asyncio", "grpc", "os", "socket", "random", "time"}
+FORBIDDEN = {"asyncio", "grpc", "os", "prometheus_client", "socket", "random", "time"}
+UNMETERED = ("node.keeper", "node.life", "node.shard", "router.bulk", "router.dispatch", "router.service")
+"""What tells an observer of its work, and does not know who that is."""
 CORE = (
     "cluster.codes",
     "cluster.config",
@@ -66,7 +68,8 @@ def reached_from(module: str) -> dict[str, set[str]]:
 
 @pytest.mark.parametrize("module", CORE)
 def test_core_does_no_io(module: str) -> None:
-    """No module of the core imports asyncio, grpc, os, socket, random or time, directly or by way of the project."""
+    """No module of the core imports asyncio, grpc, os, socket, random, time or what counts, directly or by way of the
+    project."""
     reached = reached_from(module)
     assert module in reached
     assert {name: names & FORBIDDEN for name, names in reached.items() if names & FORBIDDEN} == {}
@@ -77,6 +80,12 @@ def test_the_way_is_followed() -> None:
     assert {"node.campaign", "node.coupons", "cluster.codes", "cluster.types"} <= reached_from("node.ledger").keys()
     assert "proto.journal_pb2" in reached_from("node.replay")
     assert reached_from("cluster.clock")["cluster.clock"] & FORBIDDEN == {"time"}
+
+
+@pytest.mark.parametrize("module", UNMETERED)
+def test_who_is_counted_does_not_know_how(module: str) -> None:
+    """Nor does anything that it imports."""
+    assert not [name for name, names in reached_from(module).items() if "prometheus_client" in names]
 
 
 @pytest.mark.parametrize(

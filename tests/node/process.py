@@ -18,6 +18,7 @@ from node.commands import Answer
 from node.keeper import NotHandedOver
 from node.life import Life, Parts, Timing
 from node.member import Member
+from node.metrics import NodeMetrics
 from node.peers import HandoverFailed
 from node.shard import Outcome
 from tests.fakes.etcd_faults import Gate, Link
@@ -121,6 +122,9 @@ class Process:
         self.pending: set[Sent] = set()
         """Calls that have not been answered."""
         self.lives = 0
+        self.metrics = NodeMetrics()
+        self.ready: list[str] = []
+        """All that it has said of whether it is ready."""
         self.crashed = False
         self.draining = False
         self.may_end_with: type[Exception] | tuple[()] = ()
@@ -143,7 +147,9 @@ class Process:
                 timing=TIMING,
                 shard_calls_max=1_000,
                 standby_coupons_max=world.standby_coupons_max,
-            )
+                observer=self.metrics,
+            ),
+            self.ready.append,
         )
         self.running = asyncio.create_task(self.member.run(self._count_life), name=client)
 

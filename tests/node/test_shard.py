@@ -26,6 +26,7 @@ from node.commands import (
 from node.entries import Header
 from node.journal.base import AppendRefused, Fenced, OutcomeUnknown
 from node.ledger import Ledger
+from node.observer import UNOBSERVED, Observer
 from node.replay import Replayer
 from node.shard import Call, End, Outcome, Overloaded, Shard
 from node.wallclock import WallClock
@@ -88,7 +89,9 @@ class LoopClock:
 class Bench:
     """A shard that runs, and what its callers heard."""
 
-    def __init__(self, *, calls_max: int = 1_000, entry_bytes_max: int = 128 * 1024) -> None:
+    def __init__(
+        self, *, calls_max: int = 1_000, entry_bytes_max: int = 128 * 1024, observer: Observer = UNOBSERVED
+    ) -> None:
         self.journal = GatedJournal()
         self.clock = LoopClock()
         self.lease_stands = True
@@ -103,13 +106,14 @@ class Bench:
             entry_bytes_max=entry_bytes_max,
             calls_max=calls_max,
             has_room=lambda: self.has_room,
+            observer=observer,
         )
         self.running = asyncio.create_task(self.shard.run())
 
     def send(self, command: Command, timeout_s: float = 60.0) -> "asyncio.Future[Answer | Outcome]":
         loop = asyncio.get_running_loop()
         heard: asyncio.Future[Answer | Outcome] = loop.create_future()
-        self.shard.submit(Call(command, loop.time() + timeout_s, heard.set_result))  # twice would raise
+        self.shard.submit(Call(command, loop.time(), loop.time() + timeout_s, heard.set_result))  # twice would raise
         return heard
 
     async def call(self, command: Command) -> Answer | Outcome:

@@ -220,7 +220,7 @@ class World:
             return sent
         try:
             process.member.life.keeper.submit(
-                self.shard_of(campaign_id), Call(command, loop.time() + timeout_s, sent.heard)
+                self.shard_of(campaign_id), Call(command, loop.time(), loop.time() + timeout_s, sent.heard)
             )
         except Overloaded:
             sent.heard(Outcome.NOT_OWNER)

@@ -1,0 +1,200 @@
+"""What a node counts of its work."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+
+from prometheus_client.metrics_core import Metric
+
+from cluster.metrics import CALLS, Histogram, Lately, counter, histogram, now_s
+from cluster.types import ShardId
+from node.commands import CreateCampaign, IssueCoupon, Issued, Refused
+from node.ledger import Ledger
+from node.observer import Cause
+from node.shard import Call, End, Held, Outcome
+
+CAMPAIGNS_MAX = 100
+"""So many campaigns, the last ones that somebody asked for, have series of their own."""
+CAMPAIGN_S = 3_600.0
+"""For so long after the last call."""
+ENTRY_BYTES = (256.0, 1_024.0, 4_096.0, 16_384.0, 65_536.0, 262_144.0, 1_048_576.0)
+LEFT_SECONDS = (0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 5.0, 10.0, 30.0)
+TAKEOVER_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+OK = "OK"
+FENCED, UNKNOWN, REFUSED = "fenced", "unknown", "refused"
+_APPEND_OUTCOMES = {End.FENCED: FENCED, End.UNKNOWN: UNKNOWN, End.CANCELLED: UNKNOWN, End.REFUSED: REFUSED}
+
+
+class NodeMetrics:
+    """Implements node.observer.Observer and cluster.metrics.Source."""
+
+    def __init__(self) -> None:
+        self.campaigns = Lately[tuple[ShardId, str]](CAMPAIGNS_MAX)
+        """When somebody last asked for them."""
+        self._issues: Counter[object] = Counter()
+        """By what IssueCoupon was answered: a Reason, or whether it was a repetition."""
+        self._others: Counter[tuple[str, str]] = Counter()
+        self._put_off: dict[Outcome, int] = dict.fromkeys(Outcome, 0)
+        self._overloaded = 0
+        self._waits = Histogram()
+        self._answers = Histogram()
+        self._rounds = Histogram(CALLS)
+        self._appends = Histogram()
+        self._entries = Histogram(ENTRY_BYTES)
+        self._barriers = Histogram()
+        self._append_failures = dict.fromkeys((FENCED, UNKNOWN, REFUSED), 0)
+        self._ends: dict[End, int] = dict.fromkeys(End, 0)
+        self._taking: dict[ShardId, tuple[Cause, float]] = {}
+        self._takeovers = {(cause.value,): Histogram(TAKEOVER_SECONDS) for cause in Cause}
+        self._replays = Histogram(TAKEOVER_SECONDS)
+        self._handovers = {("given",): Histogram(TAKEOVER_SECONDS), ("not_given",): Histogram(TAKEOVER_SECONDS)}
+        self._left = Histogram(LEFT_SECONDS)
+        self._lives_over = 0
+
+    def now(self) -> float:
+        return now_s()
+
+    # --- rounds -------------------------------------------------------------------------------------------------------
+
+    def taken(self, calls: Sequence[Call], at_s: float) -> None:
+        if calls:
+            self._rounds.observe(len(calls))
+            _observe_since(self._waits, (call.arrived_s for call in calls), at_s)
+
+    def committed(self, entry_bytes: int, took_s: float) -> None:
+        self._appends.observe(took_s)
+        self._entries.observe(entry_bytes)
+
+    def checked(self, took_s: float) -> None:
+        self._barriers.observe(took_s)
+
+    def answered(self, decided: Sequence[Held], shard: ShardId, at_s: float) -> None:
+        _observe_since(self._answers, (item.call.arrived_s for item in decided), at_s)
+        issues: list[object] = []
+        campaigns: set[str] = set()
+        for item in decided:
+            command, answer = item.call.command, item.answer
+            if type(command) is IssueCoupon:
+                # Nearly all are.
+                issues.append(answer.already_issued if isinstance(answer, Issued) else _reason(answer))
+                campaigns.add(command.campaign_id)
+                continue
+            result = answer.reason.name if isinstance(answer, Refused) else OK
+            self._others[type(command).__name__, result] += 1
+            if isinstance(command, CreateCampaign):
+                campaigns.add(command.campaign_id)
+        self._issues.update(issues)
+        for campaign_id in campaigns:
+            self.campaigns.see((shard, campaign_id), at_s)
+
+    def put_off(self, outcome: Outcome, calls: int) -> None:
+        self._put_off[outcome] += calls
+
+    def overloaded(self) -> None:
+        self._overloaded += 1
+
+    def failed(self, end: End, *, appending: bool) -> None:
+        if appending and end in _APPEND_OUTCOMES:
+            self._append_failures[_APPEND_OUTCOMES[end]] += 1
+        self._ends[end] += 1
+
+    # --- ownership ----------------------------------------------------------------------------------------------------
+
+    def taking(self, shard: ShardId, cause: Cause, at_s: float) -> None:
+        self._taking[shard] = cause, at_s
+
+    def serving(self, shard: ShardId, ledger: Ledger, replay_s: float, at_s: float) -> None:
+        self._replays.observe(replay_s)
+        if (taking := self._taking.pop(shard, None)) is not None:
+            cause, began_s = taking
+            self._takeovers[(cause.value,)].observe(at_s - began_s)
+        for campaign_id in ledger.recent(int(CAMPAIGN_S * 1e6), CAMPAIGNS_MAX):
+            if (shard, campaign_id) not in self.campaigns:
+                self.campaigns.see((shard, campaign_id), at_s)
+
+    def handed_over(self, *, given: bool, took_s: float) -> None:
+        self._handovers[("given" if given else "not_given",)].observe(took_s)
+
+    def renewed(self, left_s: float) -> None:
+        self._left.observe(left_s)
+
+    def life_over(self) -> None:
+        self._lives_over += 1
+
+    # --- when it is scraped -------------------------------------------------------------------------------------------
+
+    def families(self) -> Iterator[Metric]:
+        yield counter(
+            "node_calls",
+            "Calls that this node has decided, by what they were answered; ALREADY_ISSUED is a repetition.",
+            ("method", "outcome"),
+            self._decided(),
+        )
+        yield counter(
+            "node_calls_not_decided",
+            "Calls that this node has sent back or cannot tell the outcome of.",
+            ("outcome",),
+            {(outcome.value,): count for outcome, count in self._put_off.items()} | {("overloaded",): self._overloaded},
+        )
+        yield histogram("queue_wait_seconds", "From a call's arrival at the node to its round.", (), self._waits)
+        yield histogram(
+            "node_call_duration_seconds", "From a call's arrival at the node to its answer.", (), self._answers
+        )
+        yield histogram("round_calls", "Calls that were decided together.", (), self._rounds)
+        yield histogram(
+            "journal_append_duration_seconds", "Until a round's entry is durable: the commit.", (), self._appends
+        )
+        yield histogram("journal_entry_bytes", "Of a round's entry.", (), self._entries)
+        yield histogram(
+            "journal_barrier_duration_seconds", "Until it is known that the epoch stands.", (), self._barriers
+        )
+        yield counter(
+            "journal_append_failures",
+            "Appends without success: fenced by another owner, of unknown outcome, or refused.",
+            ("outcome",),
+            {(outcome,): count for outcome, count in self._append_failures.items()},
+        )
+        yield counter(
+            "shard_failures",
+            "Rounds that ended their shard's epoch on this node.",
+            ("end",),
+            {(end.value,): count for end, count in self._ends.items() if end is not End.DRAINED},
+        )
+        yield histogram(
+            "takeover_duration_seconds",
+            "From the claim or pull that has succeeded to serving the shard.",
+            ("cause",),
+            self._takeovers,
+        )
+        yield histogram("replay_duration_seconds", "Until a shard's journal was open.", (), self._replays)
+        yield histogram(
+            "handover_duration_seconds", "From a peer's request for a shard to its end.", ("outcome",), self._handovers
+        )
+        yield histogram(
+            "lease_left_at_renewal_seconds", "What was left of the lease when it was renewed.", (), self._left
+        )
+        yield counter(
+            "lives_over", "How often this node has lost its lease or its registration.", values=self._lives_over
+        )
+
+    def _decided(self) -> dict[tuple[str, ...], float]:
+        counts: defaultdict[tuple[str, ...], float] = defaultdict(int)
+        for (method, result), count in self._others.items():
+            counts[method, result] += count
+        for answer, count in self._issues.items():
+            counts["IssueCoupon", _OUTCOMES.get(answer, str(answer))] += count
+        return counts
+
+
+_OUTCOMES: dict[object, str] = {False: "ISSUED", True: "ALREADY_ISSUED"}
+
+
+def _reason(answer: object) -> str:
+    assert isinstance(answer, Refused), "a coupon or a refusal"
+    return answer.reason.name
+
+
+def _observe_since(durations: Histogram, since_s: Iterable[float], at_s: float) -> None:
+    """Calls that came in one frame came at one time: that is most of a round."""
+    for then_s, times in Counter(since_s).items():
+        durations.observe(at_s - then_s, times)
