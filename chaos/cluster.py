@@ -195,7 +195,12 @@ class ChaosCluster:
                     spec,
                     name=f"{name}-twin",
                     log_path=spec.log_path.with_name(f"{name}-twin.log"),
-                    env=dict(spec.env) | {"SEONCHAK_LISTEN": listen, "SEONCHAK_ADVERTISE": listen},
+                    env=dict(spec.env)
+                    | {
+                        "SEONCHAK_LISTEN": listen,
+                        "SEONCHAK_ADVERTISE": listen,
+                        "SEONCHAK_METRICS_LISTEN": "",
+                    },
                 )
             )
             await twin.start()

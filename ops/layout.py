@@ -6,11 +6,13 @@ DATA/
   etcd/NAME/      a member's data
   journal/        the `file` journal of all nodes
   logs/NAME.log   each child's stderr
+  prometheus/     JOB.json: what Prometheus has to scrape, for its file_sd (ops/prometheus)
 """
 
 import fcntl
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -44,6 +46,15 @@ class _EtcdPlace(_Place):
     peer_port: int
 
 
+class _OurPlace(_Place):
+    metrics_port: int = 0
+    """Of the operator's HTTP port. 0: made by a version that had none."""
+
+    @property
+    def metrics_address(self) -> str:
+        return f"127.0.0.1:{self.metrics_port}"
+
+
 class Layout(BaseModel):
     """Names and ports. A child that is started again finds its own."""
 
@@ -52,8 +63,8 @@ class Layout(BaseModel):
     journal: JournalKind
     shards: int
     etcd: tuple[_EtcdPlace, ...]
-    nodes: tuple[_Place, ...]
-    routers: tuple[_Place, ...]
+    nodes: tuple[_OurPlace, ...]
+    routers: tuple[_OurPlace, ...]
 
     @property
     def members(self) -> tuple[EtcdMember, ...]:
@@ -69,9 +80,25 @@ class Layout(BaseModel):
 
     def save(self, data_dir: Path) -> None:
         """Whole or not at all: it is read while the cluster runs."""
-        fresh = data_dir / "cluster.json.new"
-        fresh.write_text(self.model_dump_json(indent=2) + "\n")
-        fresh.replace(data_dir / "cluster.json")
+        _write_whole(data_dir / "cluster.json", self.model_dump_json(indent=2))
+        (data_dir / "prometheus").mkdir(exist_ok=True)
+        for job, addresses in self.scraped().items():
+            groups = [{"targets": [address], "labels": {"instance": name}} for name, address in addresses.items()]
+            _write_whole(data_dir / "prometheus" / f"{job}.json", json.dumps(groups, indent=2))
+
+    def scraped(self) -> dict[str, dict[str, str]]:
+        """HOST:PORT of /metrics, by job and by name. etcd has its own."""
+        return {
+            "node": {place.name: place.metrics_address for place in self.nodes},
+            "router": {place.name: place.metrics_address for place in self.routers},
+            "etcd": {place.name: place.address for place in self.etcd},
+        }
+
+
+def _write_whole(path: Path, text: str) -> None:
+    fresh = path.with_name(f"{path.name}.new")
+    fresh.write_text(text + "\n")
+    fresh.replace(path)
 
 
 def journal_dir(data_dir: Path) -> Path:
@@ -119,10 +146,18 @@ def plan_layout(
         ports.reserve(given)  # whoever else has it: these are not ours to choose
     peers += [ports.take() for _ in range(etcd_members - len(peers))]
 
-    def keep(places: tuple[_Place, ...], index: int) -> int:
-        if index < len(places) and ports.reserve(places[index].port) and is_free(places[index].port):
-            return places[index].port
+    def keep_port(had: Sequence[int], index: int) -> int:
+        if index < len(had) and had[index] and ports.reserve(had[index]) and is_free(had[index]):
+            return had[index]
         return ports.take()
+
+    def keep(places: Sequence[_Place], index: int) -> int:
+        return keep_port([place.port for place in places], index)
+
+    def keep_metrics(places: Sequence[_OurPlace], index: int) -> int:
+        return keep_port([place.metrics_port for place in places], index)
+
+    had_nodes, had_routers = (there.nodes, there.routers) if there else ((), ())
 
     return Layout(
         journal=journal,
@@ -131,9 +166,16 @@ def plan_layout(
             _EtcdPlace(name=f"etcd-{i}", port=keep(there.etcd if there else (), i), peer_port=peers[i])
             for i in range(etcd_members)
         ),
-        nodes=tuple(_Place(name=f"node-{i}", port=keep(there.nodes if there else (), i)) for i in range(nodes)),
+        nodes=tuple(
+            _OurPlace(name=f"node-{i}", port=keep(had_nodes, i), metrics_port=keep_metrics(had_nodes, i))
+            for i in range(nodes)
+        ),
         routers=tuple(
-            _Place(name=f"router-{i}", port=port + i if port else keep(there.routers if there else (), i))
+            _OurPlace(
+                name=f"router-{i}",
+                port=port + i if port else keep(had_routers, i),
+                metrics_port=keep_metrics(had_routers, i),
+            )
             for i in range(routers)
         ),
     )

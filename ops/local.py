@@ -238,6 +238,7 @@ class LocalCluster:
                 "ETCD_QUOTA_BYTES": str(QUOTA_BACKEND_BYTES),
                 "NODE_ID": place.name,
                 "LISTEN": place.address,
+                "METRICS_LISTEN": place.metrics_address,
                 "ADVERTISE": self._told(place.address),
                 "JOURNAL_DIR": str(journal_dir(self.spec.data_dir.resolve())),
             },
@@ -246,7 +247,10 @@ class LocalCluster:
     def _router_spec(self, index: int) -> ChildSpec:
         place = self.layout.routers[index]
         return self._process(
-            place.name, "router", self.spec.router_env, {"ROUTER_ID": place.name, "LISTEN": place.address}
+            place.name,
+            "router",
+            self.spec.router_env,
+            {"ROUTER_ID": place.name, "LISTEN": place.address, "METRICS_LISTEN": place.metrics_address},
         )
 
     def _process(self, name: str, command: str, extra: Mapping[str, str], settings: dict[str, str]) -> ChildSpec:

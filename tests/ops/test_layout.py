@@ -1,5 +1,6 @@
 """The data directory of a one-machine cluster: ports that stay, flags that are compared, one owner at a time."""
 
+import json
 import socket
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,37 @@ def plan(data_dir: Path, **wanted: Any) -> Layout:
 
 def ports(layout: Layout) -> list[int]:
     members = [port for place in layout.etcd for port in (place.port, place.peer_port)]
-    return members + [place.port for place in (*layout.nodes, *layout.routers)]
+    return members + [port for place in (*layout.nodes, *layout.routers) for port in (place.port, place.metrics_port)]
 
 
 def test_a_new_layout_has_different_ports(tmp_path: Path) -> None:
-    """Client and peer port of each member, a port of each node and router: all different."""
+    """Client and peer port of each member, two ports of each node and router: all different."""
     found = ports(plan(tmp_path))
-    assert len(found) == len(set(found)) == 11
+    assert len(found) == len(set(found)) == 16
+
+
+def test_a_saved_layout_says_what_to_scrape(tmp_path: Path) -> None:
+    """One file a job, as Prometheus' file_sd reads it, with the processes' names."""
+    layout = plan(tmp_path, nodes=2, routers=1)
+    layout.save(tmp_path)
+    found = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "prometheus").iterdir()}
+    assert set(found) == {"node", "router", "etcd"}
+    second = layout.nodes[1]
+    assert found["node"][1] == {"targets": [f"127.0.0.1:{second.metrics_port}"], "labels": {"instance": "node-1"}}
+    assert found["etcd"][0]["targets"] == [layout.etcd[0].address]
+
+
+def test_a_layout_of_before_gets_metrics_ports(tmp_path: Path) -> None:
+    """A cluster that was made by a version without them goes on, on its ports."""
+    layout = plan(tmp_path)
+    places = [*layout.nodes, *layout.routers]
+    without = layout.model_dump(
+        exclude={"nodes": {"__all__": {"metrics_port"}}, "routers": {"__all__": {"metrics_port"}}}
+    )
+    (tmp_path / "cluster.json").write_text(json.dumps(without))
+    again = plan(tmp_path)
+    assert [place.port for place in (*again.nodes, *again.routers)] == [place.port for place in places]
+    assert all(place.metrics_port for place in (*again.nodes, *again.routers))
 
 
 def test_a_saved_layout_is_kept(tmp_path: Path) -> None:
