@@ -153,6 +153,7 @@ async def _serve(
             await member.run(on_registered)
             watching.cancel()
     except BaseExceptionGroup as failures:
+        # Whoever starts a node looks at the kind of failure, of which there is one.
         raise failures.exceptions[0] from None
     finally:
         health.shut_down()
