@@ -1,13 +1,14 @@
 """What a node counts of its work."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from operator import attrgetter
 
 from prometheus_client.metrics_core import Metric
 
 from cluster.metrics import CALLS, Histogram, Lately, counter, histogram, now_s
 from cluster.types import ShardId
-from node.commands import CreateCampaign, IssueCoupon, Issued, Refused
+from node.commands import Answer, Command, CreateCampaign, IssueCoupon, Issued, Reason, Refused
 from node.ledger import Ledger
 from node.observer import Cause
 from node.shard import Call, End, Held, Outcome
@@ -20,6 +21,8 @@ ENTRY_BYTES = (256.0, 1_024.0, 4_096.0, 16_384.0, 65_536.0, 262_144.0, 1_048_576
 LEFT_SECONDS = (0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 5.0, 10.0, 30.0)
 TAKEOVER_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
+_ARRIVED_S, _CALL_ARRIVED_S = attrgetter("arrived_s"), attrgetter("call.arrived_s")
+
 OK = "OK"
 FENCED, UNKNOWN, REFUSED = "fenced", "unknown", "refused"
 _APPEND_OUTCOMES = {End.FENCED: FENCED, End.UNKNOWN: UNKNOWN, End.CANCELLED: UNKNOWN, End.REFUSED: REFUSED}
@@ -31,8 +34,10 @@ class NodeMetrics:
     def __init__(self) -> None:
         self.campaigns = Lately[tuple[ShardId, str]](CAMPAIGNS_MAX)
         """When somebody last asked for them."""
-        self._issues: Counter[object] = Counter()
-        """By what IssueCoupon was answered: a Reason, or whether it was a repetition."""
+        self._issued = 0
+        self._repeated = 0
+        self._refused: Counter[Reason] = Counter()
+        """Requests for a coupon."""
         self._others: Counter[tuple[str, str]] = Counter()
         self._put_off: dict[Outcome, int] = dict.fromkeys(Outcome, 0)
         self._overloaded = 0
@@ -59,7 +64,7 @@ class NodeMetrics:
     def taken(self, calls: Sequence[Call], at_s: float) -> None:
         if calls:
             self._rounds.observe(len(calls))
-            _observe_since(self._waits, (call.arrived_s for call in calls), at_s)
+            _observe_since(self._waits, map(_ARRIVED_S, calls), at_s)
 
     def committed(self, entry_bytes: int, took_s: float) -> None:
         self._appends.observe(took_s)
@@ -69,23 +74,42 @@ class NodeMetrics:
         self._barriers.observe(took_s)
 
     def answered(self, decided: Sequence[Held], shard: ShardId, at_s: float) -> None:
-        _observe_since(self._answers, (item.call.arrived_s for item in decided), at_s)
-        issues: list[object] = []
+        _observe_since(self._answers, map(_CALL_ARRIVED_S, decided), at_s)
+        # Nearly all are requests for a coupon; nearly all that are refused have one and the same answer.
         campaigns: set[str] = set()
+        issued = repeated = times = 0
+        refused: Refused | None = None
         for item in decided:
             command, answer = item.call.command, item.answer
-            if type(command) is IssueCoupon:
-                # Nearly all are.
-                issues.append(answer.already_issued if isinstance(answer, Issued) else _reason(answer))
-                campaigns.add(command.campaign_id)
+            if type(command) is not IssueCoupon:
+                self._answered_other(command, answer, campaigns)
                 continue
-            result = answer.reason.name if isinstance(answer, Refused) else OK
-            self._others[type(command).__name__, result] += 1
-            if isinstance(command, CreateCampaign):
-                campaigns.add(command.campaign_id)
-        self._issues.update(issues)
+            campaigns.add(command.campaign_id)
+            if type(answer) is Issued:
+                if answer.already_issued:
+                    repeated += 1
+                else:
+                    issued += 1
+            elif answer is refused:
+                times += 1
+            else:
+                assert isinstance(answer, Refused), "a coupon or a refusal"
+                self._refuse(refused, times)
+                refused, times = answer, 1
+        self._refuse(refused, times)
+        self._issued += issued
+        self._repeated += repeated
         for campaign_id in campaigns:
             self.campaigns.see((shard, campaign_id), at_s)
+
+    def _refuse(self, answer: Refused | None, times: int) -> None:
+        if answer is not None:
+            self._refused[answer.reason] += times
+
+    def _answered_other(self, command: Command, answer: Answer, campaigns: set[str]) -> None:
+        self._others[type(command).__name__, answer.reason.name if isinstance(answer, Refused) else OK] += 1
+        if isinstance(command, CreateCampaign):
+            campaigns.add(command.campaign_id)
 
     def put_off(self, outcome: Outcome, calls: int) -> None:
         self._put_off[outcome] += calls
@@ -177,21 +201,10 @@ class NodeMetrics:
             "lives_over", "How often this node has lost its lease or its registration.", values=self._lives_over
         )
 
-    def _decided(self) -> dict[tuple[str, ...], float]:
-        counts: defaultdict[tuple[str, ...], float] = defaultdict(int)
-        for (method, result), count in self._others.items():
-            counts[method, result] += count
-        for answer, count in self._issues.items():
-            counts["IssueCoupon", _OUTCOMES.get(answer, str(answer))] += count
-        return counts
-
-
-_OUTCOMES: dict[object, str] = {False: "ISSUED", True: "ALREADY_ISSUED"}
-
-
-def _reason(answer: object) -> str:
-    assert isinstance(answer, Refused), "a coupon or a refusal"
-    return answer.reason.name
+    def _decided(self) -> dict[tuple[str, str], int]:
+        issues = {"ISSUED": self._issued, "ALREADY_ISSUED": self._repeated}
+        issues |= {reason.name: count for reason, count in self._refused.items()}
+        return {("IssueCoupon", outcome): count for outcome, count in issues.items()} | dict(self._others)
 
 
 def _observe_since(durations: Histogram, since_s: Iterable[float], at_s: float) -> None:

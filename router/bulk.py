@@ -13,10 +13,11 @@ from functools import partial
 from cluster.config import shard_of
 from proto import coupon_pb2, node_pb2
 from router import errors
+from router.calls import Issue
 from router.dispatch import Dispatcher
 from router.errors import ApiError
 from router.interrupt import Interrupt, Interrupted
-from router.observer import Issues
+from router.observer import Observer
 from router.validation import ITEMS_MAX, check_issue_coupon, check_issue_coupons
 
 Send = Callable[[coupon_pb2.IssueCouponsResponse], Awaitable[None]]
@@ -32,7 +33,7 @@ class BulkIssue:
         item_timeout_s: float,
         items_in_flight_max: int,
         stopping: Interrupt,
-        observer: Issues,
+        observer: Observer,
     ) -> None:
         """
         Args:
@@ -96,15 +97,19 @@ class BulkIssue:
         deadline = self._loop.time() + self._item_timeout_s
         if self._deadline is not None:
             deadline = min(deadline, self._deadline)
-        reply = self._observer.begun(request.campaign_id, partial(self._decided, item.index))
         try:
             check_issue_coupon(request)
             shard = shard_of(request.campaign_id, self._shards)
             if not self._dispatcher.has_room(shard):
                 await self._dispatcher.room(shard, deadline)
-            self._dispatcher.submit(node_pb2.ISSUE_COUPON, shard, request.SerializeToString(), deadline, reply)
+            reply = partial(self._decided, item.index)
+            data = request.SerializeToString()
+            self._dispatcher.submit(
+                node_pb2.ISSUE_COUPON, shard, data, deadline, reply, Issue.ITEM, request.campaign_id
+            )
         except ApiError as error:
-            reply(error)
+            self._observer.refused(Issue.ITEM, error)
+            self._decided(item.index, error)
 
     def _decided(self, index: int, outcome: bytes | ApiError) -> None:
         self._results.append((index, outcome))

@@ -39,6 +39,14 @@ async def answer_of(begin: Callable[[Reply], None]) -> bytes:
 _READS = frozenset((node_pb2.GET_CAMPAIGN, node_pb2.LIST_CAMPAIGNS, node_pb2.GET_COUPON))
 
 
+class Issue(Enum):
+    """How somebody has asked for a coupon."""
+
+    UNARY = "IssueCoupon"
+    ITEM = "IssueCoupons"
+    """On a stream."""
+
+
 class Stage(Enum):
     WAITING = auto()
     """In its shard's line."""
@@ -76,6 +84,13 @@ class PendingCall:
     """While in flight: its id on the carrier's stream."""
     maybe_done: bool = False
     """An attempt ended without an answer: it may have taken effect."""
+    issue: Issue | None = None
+    """It asks for a coupon, of this campaign:"""
+    campaign_id: str = ""
+    began_s: float = 0.0
+    """By the observer's clock."""
+    result: bytes | ApiError = b""
+    """Once finished: what its caller was told."""
 
     @property
     def is_read(self) -> bool:

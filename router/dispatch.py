@@ -17,11 +17,12 @@ from cluster.topology import Owner
 from cluster.types import ShardId
 from proto import node_pb2
 from router import errors
-from router.calls import PendingCall, Reply, ShardLine, Stage, answer_of
+from router.calls import Issue, PendingCall, Reply, ShardLine, Stage, answer_of
 from router.deadlines import Deadlines
 from router.errors import ApiError
 from router.interrupt import Interrupt
 from router.link import NodeLink
+from router.observer import UNOBSERVED, Observer
 from router.pace import Pace
 
 _PATIENT_SHARE = 0.5
@@ -45,7 +46,7 @@ class DispatchSettings:
 
 
 class Dispatcher:
-    def __init__(self, shards: int, settings: DispatchSettings, rng: Random) -> None:
+    def __init__(self, shards: int, settings: DispatchSettings, rng: Random, observer: Observer = UNOBSERVED) -> None:
         self._settings = settings
         self._rng = rng
         self._loop = asyncio.get_running_loop()
@@ -61,6 +62,10 @@ class Dispatcher:
         self._patient_max = max(1, int(settings.node_calls_max * _PATIENT_SHARE))
         self._patient: dict[str | None, list[asyncio.Future[None]]] = {}
         """Who waits for room, by the address of the node."""
+        self._observer = observer
+        self._now_s = observer.now
+        self._ended: list[PendingCall] = []
+        """Of this turn of the loop."""
 
     # --- for the service ---------------------------------------------------------------------------------------------
 
@@ -94,8 +99,18 @@ class Dispatcher:
         """
         return await answer_of(partial(self.submit, method, shard, request, deadline))
 
-    def submit(self, method: node_pb2.Method, shard: ShardId, request: bytes, deadline: float, reply: Reply) -> None:
-        """As `call`, for callers that do not wait: `reply` is called once, later.
+    def submit(
+        self,
+        method: node_pb2.Method,
+        shard: ShardId,
+        request: bytes,
+        deadline: float,
+        reply: Reply,
+        issue: Issue | None = None,
+        campaign_id: str = "",
+    ) -> None:
+        """As `call`, for callers that do not wait: `reply` is called once, later. The observer hears of those that are
+        an `issue`.
 
         Raises:
             ApiError: the call is not accepted; nobody will be called.
@@ -107,6 +122,10 @@ class Dispatcher:
             raise self._pace.overloaded(self._calls, now).with_traceback(None)  # it is shared
         self._arrivals += 1
         call = PendingCall(self._arrivals, shard, method, request, deadline, reply)
+        if issue is not None:
+            call.issue = issue
+            call.campaign_id = campaign_id
+            call.began_s = self._now_s()
         self._deadlines.add(call)
         if not self._calls:
             self._pace.begin(now)
@@ -299,6 +318,15 @@ class Dispatcher:
             line = self._lines[call.shard]
             if self._load(line) <= self._patient_max * _LET_IN_SHARE:
                 self._let_in(line.address)
+        if call.issue is not None:
+            call.result = result
+            if not self._ended:
+                self._loop.call_soon(self._tell)
+            self._ended.append(call)
+
+    def _tell(self) -> None:
+        ended, self._ended = self._ended, []
+        self._observer.ended(ended)
 
     # --- load --------------------------------------------------------------------------------------------------------
 

@@ -1,16 +1,16 @@
 """What a router counts, and what it says of itself when it is scraped."""
 
 import asyncio
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 
 from google.rpc import code_pb2
 from prometheus_client.metrics_core import Metric
 
 from cluster.metrics import Histogram, Lately, counter, gauge, histogram, now_s
-from router.calls import Reply
+from proto import coupon_pb2
+from router.calls import Issue, PendingCall
 from router.dispatch import Dispatcher
 from router.errors import CODES, ApiError, reason_name
 from router.grpc_wire import Failed
@@ -19,21 +19,52 @@ CAMPAIGNS_MAX = 100
 """So many campaigns, the last ones with a grant, have a series of their own."""
 CAMPAIGN_S = 3_600.0
 """For so long after the last grant."""
-UNARY, STREAM = "IssueCoupon", "IssueCoupons"
 ISSUED, ALREADY_ISSUED = "ISSUED", "ALREADY_ISSUED"
+_ALREADY_ISSUED = coupon_pb2.IssueCouponResponse(already_issued=True).SerializeToString()
 
 
 class RouterMetrics:
-    """Implements router.observer.Observer and cluster.metrics.Source."""
+    """Implements router.observer.Observer."""
 
-    def __init__(self, dispatcher: Dispatcher) -> None:
-        self._dispatcher = dispatcher
+    def __init__(self) -> None:
+        self._issues = {issue: _Issues() for issue in Issue}
         self._grants: dict[str, int] = defaultdict(int)
+        """By campaign, of those that were granted lately."""
         self._granted = Lately[str](CAMPAIGNS_MAX)
-        self.unary = _Issues(self._grant)
-        self.items = _Issues(self._grant)
         self._durations: dict[str, Histogram] = defaultdict(Histogram)
         self._codes: dict[tuple[str, int], int] = defaultdict(int)
+
+    @property
+    def now(self) -> Callable[[], float]:
+        return now_s
+
+    def ended(self, calls: Sequence[PendingCall]) -> None:
+        at_s = now_s()
+        grants: list[str] = []
+        unary, items = self._issues[Issue.UNARY], self._issues[Issue.ITEM]
+        streamed = Issue.ITEM
+        for call in calls:
+            # Not looked up in the dict: an Enum's hash costs more than all the rest here.
+            issues = items if call.issue is streamed else unary
+            issues.took_s.append(at_s - call.began_s)
+            result = call.result
+            if isinstance(result, ApiError):
+                issues.refusals[result.reason] += 1
+            elif result.endswith(_ALREADY_ISSUED) and not is_new(result):
+                issues.already_issued += 1
+            else:
+                issues.issued += 1
+                grants.append(call.campaign_id)
+        for issues in (unary, items):
+            issues.duration.observe_all(issues.took_s)
+            issues.took_s.clear()
+        for campaign_id, count in Counter(grants).items():
+            self._grants[campaign_id] += count
+            if (forgotten := self._granted.see(campaign_id, at_s)) is not None:
+                del self._grants[forgotten]
+
+    def refused(self, issue: Issue, error: ApiError) -> None:
+        self._issues[issue].refusals[error.reason] += 1
 
     @contextmanager
     def call(self, method: str) -> Iterator[None]:
@@ -54,14 +85,10 @@ class RouterMetrics:
             self._codes[method, code] += 1
             self._durations[method].observe(now_s() - began_s)
 
-    def _grant(self, campaign_id: str) -> None:
-        self._grants[campaign_id] += 1
-        if (forgotten := self._granted.see(campaign_id, now_s())) is not None:
-            del self._grants[forgotten]
-
     # --- when it is scraped -------------------------------------------------------------------------------------------
 
     def families(self) -> Iterator[Metric]:
+        unary, items = self._issues[Issue.UNARY], self._issues[Issue.ITEM]
         yield counter(
             "calls", "RPCs that have been answered, by gRPC status.", ("method", "code"), self._calls_by_code()
         )
@@ -70,8 +97,8 @@ class RouterMetrics:
             "Requests for a coupon and what came of them: ISSUED, ALREADY_ISSUED for a repetition, or why not.",
             ("method", "outcome"),
             {
-                (method, outcome): count
-                for method, issues in ((UNARY, self.unary), (STREAM, self.items))
+                (issue.value, outcome): count
+                for issue, issues in self._issues.items()
                 for outcome, count in issues.outcomes()
             },
         )
@@ -79,13 +106,13 @@ class RouterMetrics:
             "call_duration_seconds",
             "From a call's arrival at the router to its answer; without those that were refused as they came.",
             ("method",),
-            {(UNARY,): self.unary.duration} | {(method,): took for method, took in self._durations.items()},
+            {(Issue.UNARY.value,): unary.duration} | {(method,): took for method, took in self._durations.items()},
         )
         yield histogram(
             "item_duration_seconds",
             "From the arrival of one request on a stream of IssueCoupons to its result.",
             (),
-            self.items.duration,
+            items.duration,
         )
         recent = self._granted.since(now_s() - CAMPAIGN_S)
         yield counter(
@@ -94,63 +121,58 @@ class RouterMetrics:
             ("campaign",),
             {(campaign,): self._grants[campaign] for campaign in recent},
         )
-        yield gauge("router_calls_in_flight", "Calls accepted and not answered.", values=self._dispatcher.in_flight)
-        yield gauge("router_calls_max", "How many it accepts at a time.", values=self._dispatcher.calls_max)
-        yield gauge("router_links_up", "Nodes that are reached.", values=self._dispatcher.links_up)
-        yield gauge(
-            "router_shards_without_owner",
-            "Shards that nobody owns, as far as this router has heard.",
-            values=len(self._dispatcher.unowned()),
-        )
-        yield gauge(
-            "router_shards_unreached",
-            "Shards that nobody owns, or whose owner is not reached.",
-            values=len(self._dispatcher.unreached()),
-        )
 
     def _calls_by_code(self) -> Mapping[tuple[str, ...], int]:
         counts: dict[tuple[str, ...], int] = defaultdict(int)
         for (method, code), count in self._codes.items():
             counts[method, code_pb2.Code.Name(code)] += count
-        counts[UNARY, "OK"] += self.unary.issued + self.unary.already_issued
-        for reason, count in self.unary.refusals.items():
-            counts[UNARY, code_pb2.Code.Name(CODES.get(reason, code_pb2.UNKNOWN))] += count
+        unary, method = self._issues[Issue.UNARY], Issue.UNARY.value
+        counts[method, "OK"] += unary.issued + unary.already_issued
+        for reason, count in unary.refusals.items():
+            counts[method, code_pb2.Code.Name(CODES.get(reason, code_pb2.UNKNOWN))] += count
         return counts
 
 
 class _Issues:
-    """Implements router.observer.Issues."""
+    """Requests for a coupon that came one way."""
 
-    def __init__(self, on_grant: Callable[[str], None]) -> None:
+    def __init__(self) -> None:
         self.issued = 0
         self.already_issued = 0
         self.refusals: dict[int, int] = defaultdict(int)
         """By ErrorReason."""
         self.duration = Histogram()
-        self._on_grant = on_grant
-
-    def begun(self, campaign_id: str, reply: Reply) -> Reply:
-        return partial(self._answered, campaign_id, now_s(), reply)
-
-    def refused(self, error: ApiError) -> None:
-        self.refusals[error.reason] += 1
-
-    def _answered(self, campaign_id: str, began_s: float, reply: Reply, result: bytes | ApiError) -> None:
-        reply(result)
-        self.duration.observe(now_s() - began_s)
-        if isinstance(result, ApiError):
-            self.refusals[result.reason] += 1
-        elif is_new(result):
-            self.issued += 1
-            self._on_grant(campaign_id)
-        else:
-            self.already_issued += 1
+        self.took_s: list[float] = []
+        """Not in `duration` yet."""
 
     def outcomes(self) -> Iterator[tuple[str, int]]:
         yield ISSUED, self.issued
         yield ALREADY_ISSUED, self.already_issued
         for reason, count in self.refusals.items():
             yield reason_name(reason), count
+
+
+class RouterView:
+    """What a router says of its present state when it is scraped."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+
+    def families(self) -> Iterator[Metric]:
+        dispatcher = self._dispatcher
+        yield gauge("router_calls_in_flight", "Calls accepted and not answered.", values=dispatcher.in_flight)
+        yield gauge("router_calls_max", "How many it accepts at a time.", values=dispatcher.calls_max)
+        yield gauge("router_links_up", "Nodes that are reached.", values=dispatcher.links_up)
+        yield gauge(
+            "router_shards_without_owner",
+            "Shards that nobody owns, as far as this router has heard.",
+            values=len(dispatcher.unowned()),
+        )
+        yield gauge(
+            "router_shards_unreached",
+            "Shards that nobody owns, or whose owner is not reached.",
+            values=len(dispatcher.unreached()),
+        )
 
 
 def is_new(response: bytes) -> bool:

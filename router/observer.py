@@ -1,33 +1,28 @@
 """What a router tells of its calls to whoever counts them. Nothing here knows how they are counted, or whether."""
 
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
-from router.calls import Reply
+from router.calls import Issue, PendingCall
 from router.errors import ApiError
 
 
-class Issues(Protocol):
-    """Requests for a coupon, that is nearly all there are: so each costs one call here and one at its answer."""
-
-    def begun(self, campaign_id: str, reply: Reply) -> Reply:
-        """One has come. Returns what is to be called with its answer instead of `reply`."""
-        ...
-
-    def refused(self, error: ApiError) -> None:
-        """One was refused as it came."""
-        ...
-
-
 class Observer(Protocol):
-    @property
-    def unary(self) -> Issues:
-        """Those of IssueCoupon."""
-        ...
+    """Called from the event loop; must not raise."""
 
     @property
-    def items(self) -> Issues:
-        """Those on streams of IssueCoupons."""
+    def now(self) -> Callable[[], float]:
+        """Seconds, of any clock that never steps."""
+        ...
+
+    def ended(self, calls: Sequence[PendingCall]) -> None:
+        """Requests for a coupon that were answered in one turn of the loop. They are nearly all that a router does, so
+        they are told of together."""
+        ...
+
+    def refused(self, issue: Issue, error: ApiError) -> None:
+        """One was refused as it came."""
         ...
 
     def call(self, method: str) -> AbstractContextManager[None]:
@@ -36,19 +31,13 @@ class Observer(Protocol):
 
 
 class _Unobserved:
-    def begun(self, campaign_id: str, reply: Reply) -> Reply:
-        return reply
-
-    def refused(self, error: ApiError) -> None:
-        pass
-
     @property
-    def unary(self) -> Issues:
-        return self
+    def now(self) -> Callable[[], float]:
+        return float
 
-    @property
-    def items(self) -> Issues:
-        return self
+    def ended(self, calls: Sequence[PendingCall]) -> None: ...
+
+    def refused(self, issue: Issue, error: ApiError) -> None: ...
 
     def call(self, method: str) -> AbstractContextManager[None]:
         return nullcontext()

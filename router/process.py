@@ -10,7 +10,7 @@ import structlog
 from cluster.attach import Cluster, Expectation, attach
 from cluster.etcd import GrpcEtcd
 from cluster.identity import identity_of
-from cluster.metrics import EtcdTimes, Process, registry_of
+from cluster.metrics import EtcdTimes, Process, Source, registry_of
 from cluster.operator_port import OperatorPort
 from cluster.records import Keyspace
 from cluster.session import EtcdClient
@@ -20,7 +20,7 @@ from router.config import RouterSettings
 from router.dispatch import Dispatcher, DispatchSettings
 from router.grpc_nodes import GrpcNodes
 from router.link import LinkSettings, NodeLink
-from router.metrics import RouterMetrics
+from router.metrics import RouterMetrics, RouterView
 from router.observer import UNOBSERVED
 from router.server import ApiServer, ServerSettings
 from router.service import CouponService, ServiceSettings
@@ -60,8 +60,9 @@ async def _serve(
 ) -> None:
     shards = cluster.config.shards
     limits = DispatchSettings(settings.calls_max, settings.node_calls_max, settings.call_bytes_max)
-    dispatcher = Dispatcher(shards, limits, rng)
-    metrics = RouterMetrics(dispatcher)
+    metrics = RouterMetrics()
+    observer = metrics if settings.metrics_address() else UNOBSERVED
+    dispatcher = Dispatcher(shards, limits, rng, observer)
     service = CouponService(
         dispatcher,
         shards=shards,
@@ -69,7 +70,7 @@ async def _serve(
         settings=ServiceSettings(settings.default_timeout_s, settings.stream_items_max),
         # Campaign ids that nobody chose come from it, and must not repeat.
         rng=random.SystemRandom(),
-        observer=metrics if settings.metrics_address() else UNOBSERVED,
+        observer=observer,
     )
     make_server = AioServer if settings.server == "grpcio" else ApiServer
     server = make_server(service, ServerSettings(settings.rpcs_max, settings.drain_s_max))
@@ -91,7 +92,7 @@ async def _serve(
         unowned = dispatcher.unowned()
         return f"{len(unowned)} of {shards} shards have no owner" if unowned else ""
 
-    port = await _operator_port(settings, cluster, etcd, metrics, not_ready)
+    port = await _operator_port(settings, cluster, etcd, (metrics, RouterView(dispatcher)), not_ready)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
@@ -115,7 +116,11 @@ async def _serve(
 
 
 async def _operator_port(
-    settings: RouterSettings, cluster: Cluster, etcd: EtcdClient, metrics: RouterMetrics, not_ready: Callable[[], str]
+    settings: RouterSettings,
+    cluster: Cluster,
+    etcd: EtcdClient,
+    sources: tuple[Source, ...],
+    not_ready: Callable[[], str],
 ) -> OperatorPort | None:
     """Raises RuntimeError: its address cannot be bound."""
     if not settings.metrics_address():
@@ -124,7 +129,7 @@ async def _operator_port(
     etcd.endpoints.observer = times
     config = cluster.config
     process = Process("router", settings.router_id, config.cluster_id, config.shards, config.journal)
-    port = OperatorPort(registry_of(process, times, metrics), not_ready)
+    port = OperatorPort(registry_of(process, times, *sources), not_ready)
     log.info("operator_port", address=await port.start(settings.metrics_address()))
     return port
 

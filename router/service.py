@@ -18,7 +18,7 @@ from cluster.types import ShardId
 from proto import coupon_pb2, node_pb2
 from router import bulk, errors, follow, validation
 from router.bulk import BulkIssue
-from router.calls import Reply
+from router.calls import Issue, Reply
 from router.dispatch import Dispatcher
 from router.errors import ApiError
 from router.follow import Follower
@@ -77,7 +77,6 @@ class CouponService:
         self._settings = settings
         self._rng = rng
         self.observer = observer
-        self._issues = observer.unary
         self._homes: dict[bytes, _Home] = {}
         """Of the few campaigns that everybody asks for, by the field with which requests for them begin."""
         self._stop = Interrupt()
@@ -97,7 +96,7 @@ class CouponService:
         """
         admitted = self._admit(data)
         if isinstance(admitted, ApiError):
-            self._issues.refused(admitted)
+            self.observer.refused(Issue.UNARY, admitted)
         return admitted
 
     def _admit(self, data: bytes) -> Begin | ApiError:
@@ -117,10 +116,13 @@ class CouponService:
         return partial(self._issue_coupon, home, data)
 
     def _issue_coupon(self, home: _Home, data: bytes, call: CallContext, reply: Reply) -> None:
-        reply = self._issues.begun(home.campaign_id, reply)
+        deadline = self._deadline(call)
         try:
-            self._dispatcher.submit(node_pb2.ISSUE_COUPON, home.shard, data, self._deadline(call), reply)
+            self._dispatcher.submit(
+                node_pb2.ISSUE_COUPON, home.shard, data, deadline, reply, Issue.UNARY, home.campaign_id
+            )
         except ApiError as error:
+            self.observer.refused(Issue.UNARY, error)
             reply(error.with_traceback(None))  # it may be shared
 
     async def issue_coupons(
@@ -135,7 +137,7 @@ class CouponService:
             item_timeout_s=self._settings.default_timeout_s,
             items_in_flight_max=self._settings.stream_items_max,
             stopping=self._stop,
-            observer=self.observer.items,
+            observer=self.observer,
         )
         await stream.run(requests, send)
 

@@ -34,6 +34,10 @@ def test_buckets_hold_every_value_once(values: list[float]) -> None:
     assert counts == sorted(counts)
     assert counts[-1] == found.count == len(values)
     assert counts[:-1] == [sum(value <= bound for value in values) for bound in CALLS]
+    together = Histogram(CALLS)
+    together.observe_all(values)
+    assert together.counts == found.counts
+    assert together.sum == pytest.approx(found.sum)
 
 
 def test_who_was_not_seen_for_longest_makes_room() -> None:

@@ -157,10 +157,10 @@ async def rig(
     dispatch: DispatchSettings | None = None,
     link: LinkSettings | None = None,
     service: ServiceSettings | None = None,
-    observe: Callable[[Dispatcher], Observer] = lambda dispatcher: UNOBSERVED,
+    observer: Observer = UNOBSERVED,
 ) -> AsyncIterator[Rig]:
     rng = Random(7)
-    dispatcher = Dispatcher(SHARDS, dispatch or DispatchSettings(), rng)
+    dispatcher = Dispatcher(SHARDS, dispatch or DispatchSettings(), rng, observer)
     watches = FedWatches()
     hello = node_pb2.Hello(identity=IDENTITY, router_id="test")
     transport = GrpcNodes()
@@ -177,7 +177,7 @@ async def rig(
         codec=CODEC,
         settings=service or ServiceSettings(),
         rng=rng,
-        observer=observe(dispatcher),
+        observer=observer,
     )
     async with asyncio.TaskGroup() as tasks:
         following = tasks.create_task(follower.run())
