@@ -12,6 +12,7 @@ from cluster.session import EtcdClient
 from node.space import EtcdSpace, Level, fullest
 from tests.fakes import virtual_time
 from tests.fakes.etcd import FakeEtcd
+from tests.fakes.etcd_faults import Script
 
 QUOTA = 1_000_000
 
@@ -84,7 +85,8 @@ def test_members_that_do_not_answer_change_nothing() -> None:
     """One of three that is away is left out; with all of them away the last that was heard stays."""
 
     async def main() -> None:
-        etcd = FakeEtcd()
+        asked = Script()
+        etcd = FakeEtcd(asked)
         endpoints = ["etcd:1", "etcd:2", "etcd:3"]
         client = EtcdClient(endpoints, etcd.connect, rng=random.Random(1))
         space = EtcdSpace(client, quota_bytes=QUOTA, check_s=1.0)
@@ -93,6 +95,7 @@ def test_members_that_do_not_answer_change_nothing() -> None:
         watching = asyncio.create_task(space.watch())
         await asyncio.sleep(2.5)
         assert not space.has_room()
+        assert {call.endpoint for call in asked.calls if call.method == "size"} == {"etcd:1", "etcd:3"}
         for endpoint in endpoints:
             etcd.link(endpoint, "").cut()
         await asyncio.sleep(5)
