@@ -58,7 +58,11 @@ def _reads_the_wall_clock(module: ast.Module) -> bool:
         match node:
             case ast.Attribute(ast.Name("time"), "time" | "time_ns" | "gmtime" | "localtime" | "CLOCK_REALTIME"):
                 return True
-            case ast.Attribute(_, "now" | "utcnow" | "today" | "GetCurrentTime"):
+            case ast.Attribute(_, "GetCurrentTime"):
+                return True
+            case ast.Attribute(
+                ast.Name("datetime" | "date") | ast.Attribute(_, "datetime" | "date"), "now" | "utcnow" | "today"
+            ):
                 return True
             case ast.ImportFrom("time"):
                 return True
