@@ -7,9 +7,8 @@ reads). Choosing endpoints, repeating, resuming a watch and counting a lease's t
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, assert_never
 
 # etcd3aio puts a folder with its own copies of google.api first in sys.path. Loaded before it, the real ones stay.
@@ -46,6 +45,7 @@ from cluster.kv import (
     ValueIs,
     WatchBatch,
 )
+from cluster.tls import TlsIdentity
 from cluster.types import LeaseId, Revision
 
 RECEIVE_BYTES_MAX = 16 << 20
@@ -100,36 +100,25 @@ REQUIRE_LEADER = (("hasleader", "true"),)
 """A stream's metadata: a member that has lost its leader ends the stream instead of staying silent."""
 
 
-@dataclass(frozen=True, slots=True)
-class EtcdTls:
-    """PEM. `cert` and `key`: this client's own, for mutual TLS."""
-
-    ca: bytes
-    cert: bytes | None = None
-    key: bytes | None = None
-
-
 class GrpcEtcd:
     """`cluster.kv.EtcdRpc` for one endpoint. To be made inside the event loop that uses it; connects when needed."""
 
-    def __init__(self, endpoint: str, tls: EtcdTls | None = None) -> None:
-        """`endpoint`: HOST:PORT."""
+    def __init__(self, endpoint: str, tls: TlsIdentity | None = None) -> None:
+        """
+        Args:
+            endpoint: HOST:PORT; with TLS its certificate has to name HOST.
+            tls: shown to etcd, too. When its files change, later calls go over a new connection.
+        """
         self.endpoint = endpoint
-        if tls is None:
-            self._channel = grpc.aio.insecure_channel(endpoint, options=CHANNEL_OPTIONS)
-        else:
-            credentials = grpc.ssl_channel_credentials(tls.ca, tls.key, tls.cert)
-            self._channel = grpc.aio.secure_channel(endpoint, credentials, options=CHANNEL_OPTIONS)
-        self._kv = pb.KVStub(self._channel)
-        self._lease = pb.LeaseStub(self._channel)
-        self._watch = pb.WatchStub(self._channel)
-        self._maintenance = pb.MaintenanceStub(self._channel)
+        self._tls = tls
+        self._wires = [_Wire(endpoint, tls)]
+        """The newest is the last; those before it still have calls."""
         self._unheard: set[asyncio.Task[Any]] = set()
         """Calls that go on though nobody may wait for them."""
 
     async def get(self, get: Get) -> RangeResult:
         try:
-            answer = await _answer(self._kv.Range(_range_request(get)))
+            answer = await self._ask(lambda wire: wire.kv.Range(_range_request(get)))
         except EtcdUnavailable as error:
             if ANSWER_OVER_GRPC_LIMIT in str(error):
                 raise EtcdRefused(ANSWER_TOO_LARGE) from error  # asking again would bring the same
@@ -142,7 +131,7 @@ class GrpcEtcd:
             success=[_request_op(op) for op in txn.then],
             failure=[_request_op(op) for op in txn.otherwise],
         )
-        call = _answer(self._kv.Txn(request))
+        call = self._ask(lambda wire: wire.kv.Txn(request))
         only_reads = all(isinstance(op, Get) for op in txn.then + txn.otherwise)
         answer = await (self._to_its_end(call) if only_reads else call)
         ranges = tuple(_key_values(response.response_range.kvs) for response in answer.responses)
@@ -162,22 +151,23 @@ class GrpcEtcd:
             task.exception()  # heard by who waits, if anybody still does
 
     async def lease_grant(self, ttl_s: int) -> Lease:
-        answer = await _answer(self._lease.LeaseGrant(pb.LeaseGrantRequest(TTL=ttl_s)))
+        answer = await self._ask(lambda wire: wire.lease.LeaseGrant(pb.LeaseGrantRequest(TTL=ttl_s)))
         return Lease(LeaseId(answer.ID), answer.TTL)
 
     async def lease_revoke(self, lease_id: LeaseId) -> None:
-        await _answer(self._lease.LeaseRevoke(pb.LeaseRevokeRequest(ID=lease_id)))
+        await self._ask(lambda wire: wire.lease.LeaseRevoke(pb.LeaseRevokeRequest(ID=lease_id)))
 
     async def keep_alive(self, lease_ids: AsyncIterator[LeaseId]) -> AsyncGenerator[Lease, None]:
-        call = self._lease.LeaseKeepAlive(metadata=REQUIRE_LEADER)
-        try:
-            async for lease_id in lease_ids:
-                with _translated():
-                    await call.write(pb.LeaseKeepAliveRequest(ID=lease_id))
-                    answer = await _read(call)
-                yield Lease(LeaseId(answer.ID), answer.TTL)
-        finally:
-            call.cancel()
+        async with self._wired() as wire:
+            call = wire.lease.LeaseKeepAlive(metadata=REQUIRE_LEADER)
+            try:
+                async for lease_id in lease_ids:
+                    with _translated():
+                        await call.write(pb.LeaseKeepAliveRequest(ID=lease_id))
+                        answer = await _read(call)
+                    yield Lease(LeaseId(answer.ID), answer.TTL)
+            finally:
+                call.cancel()
 
     async def watch(self, key: str, end: str | None, start: Revision) -> AsyncGenerator[WatchBatch, None]:
         request = pb.WatchCreateRequest(
@@ -187,40 +177,84 @@ class GrpcEtcd:
             progress_notify=True,
             fragment=True,
         )
-        call = self._watch.Watch(metadata=REQUIRE_LEADER)
-        fragments = Fragments()
-        try:
-            with _translated():
-                await call.write(pb.WatchRequest(create_request=request))
-            while True:
+        async with self._wired() as wire:
+            call = wire.watch.Watch(metadata=REQUIRE_LEADER)
+            fragments = Fragments()
+            try:
                 with _translated():
-                    response = await _read(call)
-                if response.compact_revision:
-                    raise Compacted(f"compacted up to revision {response.compact_revision}")
-                if response.canceled:
-                    raise EtcdUnavailable(f"etcd ended the watch: {response.cancel_reason}")
-                if response.created:
-                    continue
-                if response.events:
-                    events = fragments.join([_event(event) for event in response.events], more=response.fragment)
-                    if events:
-                        yield WatchBatch(events, events[-1].kv.mod_revision)
-                elif not fragments.waiting:
-                    # Only etcd's periodic notices come here. Those that a client asks for are not to be trusted before
-                    # 3.4.25 and 3.5.8: they overtake events.
-                    yield WatchBatch((), Revision(response.header.revision))
+                    await call.write(pb.WatchRequest(create_request=request))
+                while True:
+                    with _translated():
+                        response = await _read(call)
+                    if response.compact_revision:
+                        raise Compacted(f"compacted up to revision {response.compact_revision}")
+                    if response.canceled:
+                        raise EtcdUnavailable(f"etcd ended the watch: {response.cancel_reason}")
+                    if response.created:
+                        continue
+                    if response.events:
+                        events = fragments.join([_event(event) for event in response.events], more=response.fragment)
+                        if events:
+                            yield WatchBatch(events, events[-1].kv.mod_revision)
+                    elif not fragments.waiting:
+                        # Only etcd's periodic notices come here. Those that a client asks for are not to be trusted
+                        # before 3.4.25 and 3.5.8: they overtake events.
+                        yield WatchBatch((), Revision(response.header.revision))
+            finally:
+                call.cancel()
+
+    async def _ask(self, ask: Callable[["_Wire"], Awaitable[Any]]) -> Any:
+        async with self._wired() as wire:
+            with _translated():
+                return await ask(wire)
+
+    @asynccontextmanager
+    async def _wired(self) -> AsyncIterator["_Wire"]:
+        """Around a call: the newest connection. The last call on an older one closes it."""
+        wire = self._wires[-1]
+        if self._tls is not None and self._tls.pem() is not wire.pem:
+            wire = _Wire(self.endpoint, self._tls)
+            self._wires.append(wire)
+        wire.calls += 1
+        try:
+            yield wire
         finally:
-            call.cancel()
+            wire.calls -= 1
+            await self._close_spent()
+
+    async def _close_spent(self) -> None:
+        for wire in self._wires[:-1]:
+            if not wire.calls and wire in self._wires:
+                self._wires.remove(wire)
+                await wire.channel.close(None)
 
     async def size(self) -> StoreSize:
-        answer = await _answer(self._maintenance.Status(pb.StatusRequest()))
+        answer = await self._ask(lambda wire: wire.maintenance.Status(pb.StatusRequest()))
         return StoreSize(answer.dbSize, answer.dbSizeInUse, answer.dbSizeQuota)
 
     async def close(self) -> None:
         """To be called when nobody waits for an answer any more: gRPC does not wake whoever still does."""
         for task in self._unheard:
             task.cancel()
-        await self._channel.close(None)
+        for wire in self._wires:
+            await wire.channel.close(None)
+
+
+class _Wire:
+    """One connection with its stubs."""
+
+    def __init__(self, endpoint: str, tls: TlsIdentity | None) -> None:
+        self.calls = 0
+        self.pem = None if tls is None else tls.pem()
+        """What it was made with."""
+        if self.pem is None:
+            self.channel = grpc.aio.insecure_channel(endpoint, options=CHANNEL_OPTIONS)
+        else:
+            self.channel = grpc.aio.secure_channel(endpoint, self.pem.channel_credentials(), options=CHANNEL_OPTIONS)
+        self.kv = pb.KVStub(self.channel)
+        self.lease = pb.LeaseStub(self.channel)
+        self.watch = pb.WatchStub(self.channel)
+        self.maintenance = pb.MaintenanceStub(self.channel)
 
 
 class Fragments:
@@ -256,11 +290,6 @@ def _translated() -> Iterator[None]:
         raise _meaning(error.code(), error.details() or "") from error
     except asyncio.InvalidStateError as error:
         raise EtcdUnavailable("the stream had ended") from error
-
-
-async def _answer(call: Awaitable[Any]) -> Any:
-    with _translated():
-        return await call
 
 
 async def _read(call: Any) -> Any:

@@ -3,10 +3,12 @@
 from pathlib import Path
 
 from pydantic import Field, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
+
+from cluster.tls_settings import TlsSettings
 
 
-class NodeSettings(BaseSettings):
+class NodeSettings(TlsSettings):
     """One node. Frozen; built once, in the entry point."""
 
     model_config = SettingsConfigDict(
@@ -64,6 +66,11 @@ class NodeSettings(BaseSettings):
     def _lease_outlives_keepalives(self) -> "NodeSettings":
         if self.lease_ttl_s <= 3 * self.keepalive_s:
             raise ValueError("lease_ttl_s has to be more than 3 * keepalive_s")
+        return self
+
+    @model_validator(mode="after")
+    def _listens_in_private(self) -> "NodeSettings":
+        self.require_private(self.listen)
         return self
 
     @model_validator(mode="after")

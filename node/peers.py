@@ -5,9 +5,9 @@ import random
 from contextlib import suppress
 from typing import Protocol
 
-import grpc
 import grpc.aio
 
+from cluster.tls import TlsIdentity, node_channel
 from cluster.types import Incarnation, Revision, ShardId
 from proto import node_pb2, node_pb2_grpc
 
@@ -36,8 +36,16 @@ class Peers(Protocol):
 class GrpcPeers:
     """Peers by their NodeService. A process is gone when its connection ended and its port refuses another."""
 
-    def __init__(self, identity: node_pb2.ClusterIdentity, *, handover_s_max: float, rng: random.Random) -> None:
+    def __init__(
+        self,
+        identity: node_pb2.ClusterIdentity,
+        *,
+        handover_s_max: float,
+        rng: random.Random,
+        tls: TlsIdentity | None = None,
+    ) -> None:
         self._identity = identity
+        self._tls = tls
         self._handover_s_max = handover_s_max
         self._rng = rng
 
@@ -48,7 +56,7 @@ class GrpcPeers:
     async def _ended(self, address: str, incarnation: Incarnation) -> bool:
         """Follow the presence stream to its end, then see whether somebody still listens."""
         request = node_pb2.PresenceRequest(identity=self._identity, incarnation=str(incarnation))
-        async with grpc.aio.insecure_channel(address) as channel:
+        async with node_channel(address, self._tls) as channel:
             with suppress(grpc.aio.AioRpcError):  # the end of the stream is what is waited for, however it comes
                 async for presence in node_pb2_grpc.NodeServiceStub(channel).Presence(request):
                     if presence.incarnation != str(incarnation):
@@ -59,7 +67,7 @@ class GrpcPeers:
         request = node_pb2.HandoverRequest(
             identity=self._identity, shard=shard, revision=revision, incarnation=str(successor)
         )
-        async with grpc.aio.insecure_channel(address) as channel:
+        async with node_channel(address, self._tls) as channel:
             try:
                 response = await node_pb2_grpc.NodeServiceStub(channel).Handover(request, timeout=self._handover_s_max)
             except grpc.aio.AioRpcError as error:

@@ -5,6 +5,7 @@ import random
 import signal
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 
 import grpc.aio
 import structlog
@@ -19,7 +20,9 @@ from cluster.metrics import EtcdTimes, Process, Source, registry_of
 from cluster.operator_port import OperatorPort
 from cluster.records import Keyspace
 from cluster.session import EtcdClient
+from cluster.tls import TlsIdentity
 from cluster.types import NodeId
+from node.callers import OnlyCallers
 from node.config import NodeSettings
 from node.entries import FORMAT_VERSION
 from node.health import NodeHealth
@@ -59,31 +62,35 @@ async def run_node(
         wrap_disk: what the `file` journal gets for the machine's disk.
 
     Raises:
-        ConfigMismatch, NodeIdInUse: nothing was served.
+        ConfigMismatch, NodeIdInUse, TlsUnusable: nothing was served.
     """
     rng = random.Random()
     clock = clock or SystemClock()
     keys = Keyspace(settings.key_prefix)
-    etcd = EtcdClient(settings.endpoints(), GrpcEtcd, rng=rng, answer_max_s=settings.etcd_answer_s_max)
+    tls = settings.tls_identity()
+    dial = partial(GrpcEtcd, tls=tls)
+    etcd = EtcdClient(settings.endpoints(), dial, rng=rng, answer_max_s=settings.etcd_answer_s_max)
     try:
         cluster = await attach(etcd, keys, _expectation(settings))
         if cluster.format_version > FORMAT_VERSION:
             raise ConfigMismatch(f"the journal format is {cluster.format_version}, this node knows {FORMAT_VERSION}")
         if cluster.config.journal == "etcd":
-            await _serve(settings, cluster, keys, etcd, EtcdJournal(etcd, keys, rng=rng), clock, rng, on_ready, ())
+            journal = EtcdJournal(etcd, keys, rng=rng)
+            await _serve(settings, tls, cluster, keys, etcd, journal, clock, rng, on_ready, ())
             return
         if settings.journal_dir is None:
             raise ConfigMismatch("the cluster's journal is `file`: this node needs journal_dir")
         with closing(RealDisk()) as disk:
             times = SyncTimes()
-            journal = FileJournal(settings.journal_dir, MeteredDisk(wrap_disk(disk), times))
-            await _serve(settings, cluster, keys, etcd, journal, clock, rng, on_ready, (times,))
+            files = FileJournal(settings.journal_dir, MeteredDisk(wrap_disk(disk), times))
+            await _serve(settings, tls, cluster, keys, etcd, files, clock, rng, on_ready, (times,))
     finally:
         await etcd.close()
 
 
 async def _serve(
     settings: NodeSettings,
+    tls: TlsIdentity | None,
     cluster: Cluster,
     keys: Keyspace,
     etcd: EtcdClient,
@@ -99,10 +106,14 @@ async def _serve(
             ("grpc.so_reuseport", 0),
             ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
             ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
-        ]
+        ],
+        interceptors=[] if tls is None else [OnlyCallers()],
     )
     host = settings.listen.rpartition(":")[0]
-    bound = server.add_insecure_port(settings.listen)
+    if tls is None:
+        bound = server.add_insecure_port(settings.listen)
+    else:
+        bound = server.add_secure_port(settings.listen, tls.server_credentials(mutual=True))
     address = settings.advertise or f"{host}:{bound}"
     identity = identity_of(cluster.config)
     space = EtcdSpace(etcd, quota_bytes=settings.etcd_quota_bytes, check_s=settings.etcd_space_check_s)
@@ -114,7 +125,7 @@ async def _serve(
         etcd=etcd,
         journal=journal,
         codec=cluster.codec,
-        peers=GrpcPeers(identity, handover_s_max=settings.drain_s_max, rng=rng),
+        peers=GrpcPeers(identity, tls=tls, handover_s_max=settings.drain_s_max, rng=rng),
         clock=clock,
         rng=rng,
         timing=Timing(

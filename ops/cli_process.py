@@ -70,18 +70,19 @@ def serve(name: str, run: Run[Settings], settings: Settings, *, refusals: tuple[
     """Serve until SIGTERM, with `ready NAME=HOST:PORT` on stdout as soon as it does. Logs go to stderr.
 
     Args:
-        refusals: what it raises, besides ConfigMismatch, when it must not serve.
+        refusals: what it raises, besides ConfigMismatch and TlsUnusable, when it must not serve.
     """
     import uvloop
 
     from cluster.config import ConfigMismatch
+    from cluster.tls import TlsUnusable
 
     try:
         uvloop.run(run(settings, partial(_ready, name)))
     except TimeoutError:
         fail("etcd does not answer")
     except Exception as error:
-        if not isinstance(error, (ConfigMismatch, *refusals)):
+        if not isinstance(error, (ConfigMismatch, TlsUnusable, *refusals)):
             raise  # a bug: with its traceback
         fail(str(error))
 

@@ -4,7 +4,7 @@ import logging
 
 import typer
 
-from ops import cli_backup, cli_campaign, cli_cluster, cli_coupon, cli_load, cli_process, cli_verify
+from ops import cli_backup, cli_campaign, cli_certs, cli_cluster, cli_coupon, cli_load, cli_process, cli_verify
 
 app = typer.Typer(
     name="seonchak",
@@ -17,6 +17,7 @@ app.command()(cli_cluster.up)
 app.command(context_settings=cli_process.ALL_FLAGS)(cli_process.node)
 app.command(context_settings=cli_process.ALL_FLAGS)(cli_process.router)
 app.command()(cli_cluster.init)
+app.command()(cli_certs.certs)
 app.command()(cli_cluster.status)
 app.command()(cli_cluster.drain)
 app.add_typer(cli_campaign.app, name="campaign")

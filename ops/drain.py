@@ -8,6 +8,7 @@ import grpc
 from cluster.attach import Expectation, attach
 from cluster.identity import identity_of
 from cluster.records import Keyspace
+from cluster.tls import TlsIdentity, node_channel
 from cluster.types import NodeId
 from ops.etcd_client import etcd_client, watched_topology
 from proto import node_pb2
@@ -18,7 +19,9 @@ class NotDrained(Exception):
     """The node was not asked, or has not ended."""
 
 
-async def drain_node(endpoints: tuple[str, ...], key_prefix: str, node_id: NodeId, timeout_s: float) -> int:
+async def drain_node(
+    endpoints: tuple[str, ...], key_prefix: str, node_id: NodeId, timeout_s: float, tls: TlsIdentity | None = None
+) -> int:
     """Returns when the node's registration is gone: how many shards it owned before.
 
     Raises:
@@ -30,7 +33,7 @@ async def drain_node(endpoints: tuple[str, ...], key_prefix: str, node_id: NodeI
     try:
         async with (
             asyncio.timeout(timeout_s),
-            etcd_client(endpoints) as etcd,
+            etcd_client(endpoints, tls) as etcd,
             aclosing(watched_topology(etcd, keys)) as views,
         ):
             cluster = await attach(etcd, keys, Expectation(), timeout_s=timeout_s)
@@ -41,7 +44,7 @@ async def drain_node(endpoints: tuple[str, ...], key_prefix: str, node_id: NodeI
             me = node.record.incarnation
             owned = sum(owner.record.incarnation == me for owner in topology.owners.values())
             request = node_pb2.DrainRequest(identity=identity_of(cluster.config), incarnation=str(me))
-            await _ask(node.record.address, request)
+            await _ask(node.record.address, request, tls)
             asked = True
             while node is not None and node.record.incarnation == me:
                 node = (await anext(views)).nodes.get(node_id)
@@ -51,8 +54,8 @@ async def drain_node(endpoints: tuple[str, ...], key_prefix: str, node_id: NodeI
         raise NotDrained(f"{what} after {timeout_s:g} s") from None
 
 
-async def _ask(address: str, request: node_pb2.DrainRequest) -> None:
-    async with grpc.aio.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+async def _ask(address: str, request: node_pb2.DrainRequest, tls: TlsIdentity | None) -> None:
+    async with node_channel(address, tls, [("grpc.enable_http_proxy", 0)]) as channel:
         try:
             await NodeServiceStub(channel).Drain(request)
         except grpc.aio.AioRpcError as error:

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import ssl
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +28,41 @@ HEARTBEAT_MS, ELECTION_MS = 100, 600
 SNAPSHOT_COUNT = 10_000
 """Raft entries kept in memory: etcd 3.5's default of 100,000 would keep as many journal entries twice."""
 
+CLIENT_NAME = "etcd-client.seonchak"
+"""Who may be a client of etcd has this name in its certificate: the CA alone does not make a certificate one."""
+PEER_NAME = "etcd.seonchak"
+"""The same of who may be a member."""
+
 _POLL_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class EtcdTls:
+    """Files. Members show them to clients and to each other; so does who asks them how they are."""
+
+    ca: Path
+    cert: Path
+    key: Path
+
+    def context(self) -> ssl.SSLContext:
+        """Of a client."""
+        context = ssl.create_default_context(cafile=self.ca)
+        context.load_cert_chain(self.cert, self.key)
+        return context
+
+    def flags(self) -> dict[str, str]:
+        return {
+            "cert-file": str(self.cert),
+            "key-file": str(self.key),
+            "trusted-ca-file": str(self.ca),
+            "client-cert-auth": "true",
+            "client-cert-allowed-hostname": CLIENT_NAME,
+            "peer-cert-file": str(self.cert),
+            "peer-key-file": str(self.key),
+            "peer-trusted-ca-file": str(self.ca),
+            "peer-client-cert-auth": "true",
+            "peer-cert-allowed-hostname": PEER_NAME,
+        }
 
 
 class EtcdNotFound(Exception):
@@ -102,10 +137,17 @@ class EtcdMember:
         return f"127.0.0.1:{self.client_port}"
 
 
-def member_spec(binary: EtcdBinary, member: EtcdMember, members: Sequence[EtcdMember], data_dir: Path) -> ChildSpec:
+def member_spec(
+    binary: EtcdBinary,
+    member: EtcdMember,
+    members: Sequence[EtcdMember],
+    data_dir: Path,
+    tls: EtcdTls | None = None,
+) -> ChildSpec:
     """How to run `member` of `members`; data under data_dir/etcd/NAME, log under data_dir/logs."""
-    client = f"http://{member.endpoint}"
-    peer = f"http://127.0.0.1:{member.peer_port}"
+    scheme = "http" if tls is None else "https"
+    client = f"{scheme}://{member.endpoint}"
+    peer = f"{scheme}://127.0.0.1:{member.peer_port}"
     flags = {
         "name": member.name,
         "data-dir": str(data_dir / "etcd" / member.name),
@@ -113,7 +155,7 @@ def member_spec(binary: EtcdBinary, member: EtcdMember, members: Sequence[EtcdMe
         "advertise-client-urls": client,
         "listen-peer-urls": peer,
         "initial-advertise-peer-urls": peer,
-        "initial-cluster": ",".join(f"{m.name}=http://127.0.0.1:{m.peer_port}" for m in members),
+        "initial-cluster": ",".join(f"{m.name}={scheme}://127.0.0.1:{m.peer_port}" for m in members),
         "initial-cluster-state": "new",
         "quota-backend-bytes": str(QUOTA_BACKEND_BYTES),
         "auto-compaction-mode": "periodic",
@@ -124,7 +166,7 @@ def member_spec(binary: EtcdBinary, member: EtcdMember, members: Sequence[EtcdMe
         "pre-vote": "true",
         "logger": "zap",
         "log-level": "warn",
-    }
+    } | ({} if tls is None else tls.flags())
     return ChildSpec(
         name=member.name,
         argv=(str(binary.path), *(f"--{flag}={value}" for flag, value in flags.items())),
@@ -152,7 +194,7 @@ async def start_member(member: EtcdMember, child: Child, timeout_s: float) -> No
     await child.start()
 
 
-async def wait_healthy(member: EtcdMember, child: Child, timeout_s: float) -> None:
+async def wait_healthy(member: EtcdMember, child: Child, timeout_s: float, tls: EtcdTls | None = None) -> None:
     """Return when the member has a leader and answers linearizable reads.
 
     Raises:
@@ -160,7 +202,7 @@ async def wait_healthy(member: EtcdMember, child: Child, timeout_s: float) -> No
     """
     try:
         async with asyncio.timeout(timeout_s):
-            while not await is_healthy(member.endpoint):
+            while not await is_healthy(member.endpoint, tls):
                 if not child.running:
                     raise ChildFailed(f"{child.name} ended with {await child.wait()}\n{child.log_tail()}")
                 await asyncio.sleep(_POLL_S)  # etcd tells nobody when it begins to serve
@@ -168,11 +210,11 @@ async def wait_healthy(member: EtcdMember, child: Child, timeout_s: float) -> No
         raise ChildFailed(f"{child.name} does not serve after {timeout_s:g} s\n{child.log_tail()}") from None
 
 
-async def is_healthy(endpoint: str) -> bool:
+async def is_healthy(endpoint: str, tls: EtcdTls | None = None) -> bool:
     """What etcd's /health says; False when there is no answer."""
     host, _, port = endpoint.rpartition(":")
     try:
-        reader, writer = await asyncio.open_connection(host, int(port))
+        reader, writer = await asyncio.open_connection(host, int(port), ssl=None if tls is None else tls.context())
     except OSError:
         return False
     try:

@@ -3,18 +3,22 @@
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
+from functools import partial
 
 from cluster.etcd import GrpcEtcd
 from cluster.records import Keyspace
 from cluster.session import EtcdClient
+from cluster.tls import TlsIdentity
 from cluster.topology import Topology
 from cluster.watch import Snapshot
 
 
 @asynccontextmanager
-async def etcd_client(endpoints: Sequence[str]) -> AsyncIterator[EtcdClient]:
+async def etcd_client(endpoints: Sequence[str], tls: TlsIdentity | None = None) -> AsyncIterator[EtcdClient]:
     """`endpoints`: HOST:PORT each, at least one."""
-    client = EtcdClient(endpoints, GrpcEtcd, rng=random.Random())
+    # Without TLS the endpoint is all there is to say: tests put another dialler in its place.
+    dial = GrpcEtcd if tls is None else partial(GrpcEtcd, tls=tls)
+    client = EtcdClient(endpoints, dial, rng=random.Random())
     try:
         yield client
     finally:

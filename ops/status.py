@@ -9,6 +9,7 @@ import grpc
 from cluster.attach import Expectation, attach
 from cluster.config import ClusterConfig
 from cluster.records import Keyspace
+from cluster.tls import TlsIdentity, node_channel
 from cluster.topology import Topology
 from cluster.types import NodeId, ShardId
 from ops.etcd_client import etcd_client
@@ -71,7 +72,9 @@ class ClusterStatus:
         }
 
 
-async def read_status(endpoints: tuple[str, ...], key_prefix: str, timeout_s: float) -> ClusterStatus:
+async def read_status(
+    endpoints: tuple[str, ...], key_prefix: str, timeout_s: float, tls: TlsIdentity | None = None
+) -> ClusterStatus:
     """
     Raises:
         TimeoutError: etcd does not answer. A node that does not is part of the answer.
@@ -79,11 +82,11 @@ async def read_status(endpoints: tuple[str, ...], key_prefix: str, timeout_s: fl
     """
     keys = Keyspace(key_prefix)
     topology = Topology(keys)
-    async with etcd_client(endpoints) as etcd:
+    async with etcd_client(endpoints, tls) as etcd:
         cluster = await attach(etcd, keys, Expectation(), timeout_s=timeout_s)
         async with asyncio.timeout(timeout_s):
             topology.reset((await etcd.pages(*keys.topology)).kvs)
-    answers = await _ask_all({id_: node.record.address for id_, node in topology.nodes.items()}, timeout_s)
+    answers = await _ask_all({id_: node.record.address for id_, node in topology.nodes.items()}, timeout_s, tls)
     owners = {shard: owner.record.incarnation.node_id for shard, owner in topology.owners.items()}
     nodes = tuple(
         NodeStatus(
@@ -145,14 +148,16 @@ def _shard(
     )
 
 
-async def _ask_all(addresses: dict[NodeId, str], timeout_s: float) -> dict[NodeId, node_pb2.GetStatusResponse | str]:
+async def _ask_all(
+    addresses: dict[NodeId, str], timeout_s: float, tls: TlsIdentity | None
+) -> dict[NodeId, node_pb2.GetStatusResponse | str]:
     """Each node's answer, or why there is none."""
-    answers = await asyncio.gather(*(_ask(address, timeout_s) for address in addresses.values()))
+    answers = await asyncio.gather(*(_ask(address, timeout_s, tls) for address in addresses.values()))
     return dict(zip(addresses, answers, strict=True))
 
 
-async def _ask(address: str, timeout_s: float) -> node_pb2.GetStatusResponse | str:
-    async with grpc.aio.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+async def _ask(address: str, timeout_s: float, tls: TlsIdentity | None) -> node_pb2.GetStatusResponse | str:
+    async with node_channel(address, tls, [("grpc.enable_http_proxy", 0)]) as channel:
         try:
             answer: node_pb2.GetStatusResponse = await NodeServiceStub(channel).GetStatus(
                 node_pb2.GetStatusRequest(), timeout=timeout_s

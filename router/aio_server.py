@@ -14,6 +14,7 @@ import grpc
 import grpc.aio
 import structlog
 
+from cluster.tls import TlsIdentity
 from router.api import SERVICE_NAME, Method, Prompt, Streaming, Unary, methods
 from router.calls import answer_of
 from router.errors import ApiError
@@ -36,8 +37,9 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
 class AioServer:
     """As router.server.ApiServer. To be made inside the event loop that it runs in."""
 
-    def __init__(self, service: CouponService, settings: ServerSettings) -> None:
+    def __init__(self, service: CouponService, settings: ServerSettings, tls: TlsIdentity | None = None) -> None:
         self.health = Health()
+        self._tls = tls
         self._service = service
         self._settings = settings
         self._calls = 0
@@ -64,7 +66,10 @@ class AioServer:
         Raises:
             RuntimeError: it cannot be bound.
         """
-        port = self._server.add_insecure_port(address)
+        if self._tls is None:
+            port = self._server.add_insecure_port(address)
+        else:
+            port = self._server.add_secure_port(address, self._tls.server_credentials(mutual=False))
         return f"{address.rpartition(':')[0]}:{port}"
 
     async def start(self) -> None:

@@ -1,12 +1,18 @@
 """How a router is told what to do: SEONCHAK_* variables, or the flags of `seonchak router`."""
 
-from typing import Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
+
+from cluster.tls_settings import TlsSettings
+
+if TYPE_CHECKING:
+    from cluster.tls import TlsIdentity
 
 
-class RouterSettings(BaseSettings):
+class RouterSettings(TlsSettings):
     """One router. Frozen; built once, in the entry point."""
 
     model_config = SettingsConfigDict(env_prefix="SEONCHAK_", frozen=True, extra="ignore")
@@ -17,6 +23,9 @@ class RouterSettings(BaseSettings):
     """HOST:PORT of the public API; port 0: a free one."""
     server: Literal["http2", "grpcio"] = "http2"
     """What serves the public API: our own transport, or grpc.aio's. Callers see no difference but the speed."""
+    public_tls_cert: Path | None = None
+    """The certificate for the public API, if it is another one than tls_cert; with public_tls_key."""
+    public_tls_key: Path | None = None
     etcd_endpoints: str = "127.0.0.1:2379"
     """HOST:PORT, several with commas."""
     key_prefix: str = "seonchak/"
@@ -49,6 +58,23 @@ class RouterSettings(BaseSettings):
     metrics_port: int | None = Field(default=None, ge=0, le=65535)
     """The same as metrics_listen 127.0.0.1:PORT."""
     log_json: bool = True
+
+    @model_validator(mode="after")
+    def _listens_in_private(self) -> Self:
+        self.require_private(self.listen)
+        if (self.public_tls_cert is None) != (self.public_tls_key is None):
+            raise ValueError("public_tls_cert and public_tls_key are given together or not at all")
+        if self.public_tls_cert is not None and not self.tls:
+            raise ValueError("public_tls_cert needs tls_ca, tls_cert and tls_key, too: for nodes and etcd")
+        return self
+
+    def public_tls_identity(self) -> "TlsIdentity | None":
+        """Raises TlsUnusable."""
+        if self.tls_ca is None or self.public_tls_cert is None or self.public_tls_key is None:
+            return self.tls_identity()
+        from cluster.tls import TlsIdentity
+
+        return TlsIdentity(self.tls_ca, self.public_tls_cert, self.public_tls_key)
 
     @model_validator(mode="after")
     def _one_place_for_metrics(self) -> "RouterSettings":

@@ -8,6 +8,7 @@ from typing import TypeAlias, cast
 import grpc
 from grpc.aio import EOF  # type: ignore[attr-defined]  # the stubs leave it out
 
+from cluster.tls import TlsIdentity, node_channel
 from proto import coupon_pb2, node_pb2
 from proto.node_pb2_grpc import NodeServiceStub
 from router.nodes import NodeConnection, NodeRefused, NodeStream, NodeUnavailable
@@ -35,10 +36,11 @@ ExchangeCall: TypeAlias = "grpc.aio.StreamStreamCall[node_pb2.RouterFrame, node_
 
 
 class GrpcNodes:
-    """Connects without TLS: between processes of one machine, or of one trusted network."""
+    def __init__(self, tls: TlsIdentity | None = None) -> None:
+        self._tls = tls
 
     def connect(self, address: str) -> NodeConnection:
-        return _Connection(grpc.aio.insecure_channel(address, options=_OPTIONS))
+        return _Connection(node_channel(address, self._tls, _OPTIONS))
 
 
 class _Connection:

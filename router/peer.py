@@ -135,7 +135,10 @@ class Peer(asyncio.Protocol):
             if self.connection.fault:
                 log.info("client_disconnected", why=self.connection.fault)
             try:
-                self._transport.write_eof()
+                if self._transport.can_write_eof():
+                    self._transport.write_eof()
+                else:
+                    self._transport.close()  # TLS says its own farewell, and waits for the client's
             except OSError:
                 self._transport.abort()  # it has just been reset
 

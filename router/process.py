@@ -4,6 +4,7 @@ import asyncio
 import random
 import signal
 from collections.abc import Callable
+from functools import partial
 
 import structlog
 
@@ -14,6 +15,7 @@ from cluster.metrics import EtcdTimes, Process, Source, registry_of
 from cluster.operator_port import OperatorPort
 from cluster.records import Keyspace
 from cluster.session import EtcdClient
+from cluster.tls import TlsIdentity
 from proto import node_pb2
 from router.aio_server import AioServer
 from router.config import RouterSettings
@@ -36,22 +38,26 @@ async def run_router(settings: RouterSettings, on_ready: Callable[[str], None]) 
         on_ready: called once, with HOST:PORT, when calls are taken.
 
     Raises:
-        ConfigMismatch: nothing was served.
+        ConfigMismatch, TlsUnusable: nothing was served.
         TimeoutError: etcd did not answer.
         RuntimeError: the address cannot be bound.
     """
     rng = random.Random()
     keys = Keyspace(settings.key_prefix)
-    etcd = EtcdClient(settings.endpoints(), GrpcEtcd, rng=rng, answer_max_s=settings.etcd_answer_s_max)
+    tls, public_tls = settings.tls_identity(), settings.public_tls_identity()
+    dial = partial(GrpcEtcd, tls=tls)
+    etcd = EtcdClient(settings.endpoints(), dial, rng=rng, answer_max_s=settings.etcd_answer_s_max)
     try:
         cluster = await attach(etcd, keys, _expectation(settings))
-        await _serve(settings, cluster, keys, etcd, rng, on_ready)
+        await _serve(settings, tls, public_tls, cluster, keys, etcd, rng, on_ready)
     finally:
         await etcd.close()
 
 
 async def _serve(
     settings: RouterSettings,
+    tls: TlsIdentity | None,
+    public_tls: TlsIdentity | None,
     cluster: Cluster,
     keys: Keyspace,
     etcd: EtcdClient,
@@ -73,10 +79,10 @@ async def _serve(
         observer=observer,
     )
     make_server = AioServer if settings.server == "grpcio" else ApiServer
-    server = make_server(service, ServerSettings(settings.rpcs_max, settings.drain_s_max))
+    server = make_server(service, ServerSettings(settings.rpcs_max, settings.drain_s_max), public_tls)
     address = server.listen(settings.listen)
     hello = node_pb2.Hello(identity=identity_of(cluster.config), router_id=settings.router_id)
-    transport = GrpcNodes()
+    transport = GrpcNodes(tls)
 
     def make_link(node: str) -> NodeLink:
         return NodeLink(node, hello=hello, source=dispatcher, transport=transport, settings=LinkSettings(), rng=rng)

@@ -8,9 +8,11 @@ import asyncio
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import structlog
 
+from cluster.tls import TlsIdentity
 from router.api import SERVICE_NAME, Method, Streaming, methods
 from router.health import SERVING, Health
 from router.http2.connection import Limits
@@ -53,8 +55,9 @@ class ServerSettings:
 class ApiServer:
     """To be made inside the event loop that it runs in."""
 
-    def __init__(self, service: CouponService, settings: ServerSettings) -> None:
+    def __init__(self, service: CouponService, settings: ServerSettings, tls: TlsIdentity | None = None) -> None:
         self.health = Health()
+        self._tls = tls
         self.methods: Mapping[bytes, Method] = {
             path.encode(): method for path, method in methods(service, self.health).items()
         }
@@ -101,7 +104,14 @@ class ApiServer:
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
         for listening in self._sockets:
-            self._servers.append(await loop.create_server(self._accept, sock=listening, backlog=_BACKLOG))
+            tls: dict[str, Any] = {}
+            if self._tls is not None:
+                tls = {
+                    "ssl": self._tls.server_context(),
+                    "ssl_handshake_timeout": self._settings.greeting_s_max,
+                    "ssl_shutdown_timeout": _LINGER_S,
+                }
+            self._servers.append(await loop.create_server(self._accept, sock=listening, backlog=_BACKLOG, **tls))
         self._looking = loop.create_task(self._look_after_peers(), name="server-peers")
         self.health.set(SERVICE_NAME, SERVING)
 

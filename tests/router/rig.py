@@ -18,6 +18,7 @@ from cluster.codes import KEY_BYTES, CodeCodec
 from cluster.config import shard_of
 from cluster.kv import Event, KeyValue
 from cluster.records import Keyspace, NodeRecord, NodeState, OwnerRecord
+from cluster.tls import TlsIdentity
 from cluster.types import Incarnation, LeaseId, NodeId, Revision, ShardId
 from cluster.watch import Changes, Snapshot
 from proto import coupon_pb2, node_pb2
@@ -188,11 +189,22 @@ async def rig(
 
 @asynccontextmanager
 async def served(router: Rig, settings: ServerSettings | None = None) -> AsyncIterator[tuple[Server, "Client"]]:
-    server = underneath.get().server(router.service, settings or ServerSettings(drain_s_max=1.0))
+    async with (
+        listening(router, settings) as (server, address),
+        grpc.aio.insecure_channel(address) as channel,
+    ):
+        yield server, Client(channel)
+
+
+@asynccontextmanager
+async def listening(
+    router: Rig, settings: ServerSettings | None = None, tls: TlsIdentity | None = None
+) -> AsyncIterator[tuple[Server, str]]:
+    """A server, and its HOST:PORT."""
+    server = underneath.get().server(router.service, settings or ServerSettings(drain_s_max=1.0), tls)
     address = server.listen("127.0.0.1:0")
     await server.start()
-    async with grpc.aio.insecure_channel(address) as channel:
-        yield server, Client(channel)
+    yield server, address
     await server.stop()
 
 

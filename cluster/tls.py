@@ -1,0 +1,143 @@
+"""A process's TLS identity: the files of its certificate, its key and the CA that it trusts.
+
+Whoever begins a connection asks for what the files say then, so that a new certificate needs no restart: connections
+that are open stay as they are, later ones use the new one. Files that do not fit together, as while they are being
+replaced one after the other, are not taken: what was good before stays. Who the other side is, `cluster.roles` reads.
+"""
+
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+
+import grpc
+import grpc.aio
+import structlog
+
+log = structlog.get_logger()
+
+NODE_NAME = "node.seonchak"
+"""The name in every node's certificate. Nodes are found by addresses out of etcd, which change with every container
+and say nothing about who listens there; that it is a node, this name proves."""
+
+_Signature: TypeAlias = tuple[tuple[int, int, int], ...]
+"""Of each file: inode, size, time of its last change."""
+
+
+class TlsUnusable(Exception):
+    """The files of a TLS identity are missing, not readable, or do not fit together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pem:
+    ca: bytes
+    cert: bytes
+    """With what stands between it and the CA behind it."""
+    key: bytes = field(repr=False)
+
+    def channel_credentials(self) -> grpc.ChannelCredentials:
+        """For a client that shows this certificate. A channel keeps them: later ones ask again."""
+        return grpc.ssl_channel_credentials(self.ca, self.key, self.cert)
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    signature: _Signature
+    pem: Pem
+    context: ssl.SSLContext
+
+
+class TlsIdentity:
+    def __init__(self, ca: Path, cert: Path, key: Path) -> None:
+        """
+        Raises:
+            TlsUnusable
+        """
+        self._ca, self._cert, self._key = ca, cert, key
+        self._refused: _Signature | None = None
+        self._loaded = self._load(self._signature())
+
+    def pem(self) -> Pem:
+        """What the files say now."""
+        return self._current().pem
+
+    def server_credentials(self, *, mutual: bool) -> grpc.ServerCredentials:
+        """
+        Args:
+            mutual: clients without a certificate of our CA are not let in.
+        """
+
+        def configuration() -> grpc.ServerCertificateConfiguration:
+            pem = self.pem()
+            return grpc.ssl_server_certificate_configuration([(pem.key, pem.cert)], pem.ca)
+
+        # gRPC calls it for every handshake, from a thread of its own: it only reads files and sets an attribute.
+        return grpc.dynamic_ssl_server_credentials(configuration(), configuration, mutual)
+
+    def server_context(self) -> ssl.SSLContext:
+        """For a server on asyncio, to be given away once: it takes what the files say with every handshake."""
+        context = _context()
+        context.load_cert_chain(self._cert, self._key, _no_password)
+
+        def choose(connection: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
+            connection.context = self._current().context
+
+        # Called for clients that name nobody, too. To load a chain into a context that is in use could leave it with
+        # a certificate and another one's key.
+        context.sni_callback = choose
+        return context
+
+    def _current(self) -> _Loaded:
+        signature = self._signature()
+        if signature not in (self._loaded.signature, self._refused):
+            try:
+                self._loaded = self._load(signature)
+                log.info("certificate_reloaded", cert=str(self._cert))
+            except TlsUnusable as error:
+                self._refused = signature
+                log.error("certificate_not_reloaded", cert=str(self._cert), why=str(error))
+        return self._loaded
+
+    def _signature(self) -> _Signature:
+        return tuple(map(_signature, (self._ca, self._cert, self._key)))
+
+    def _load(self, signature: _Signature) -> _Loaded:
+        context = _context()
+        try:
+            pem = Pem(self._ca.read_bytes(), self._cert.read_bytes(), self._key.read_bytes())
+            context.load_cert_chain(self._cert, self._key, _no_password)
+            context.load_verify_locations(cadata=pem.ca.decode("ascii"))
+        except (OSError, ValueError) as error:  # an ssl.SSLError is an OSError; neither says what is in the files
+            raise TlsUnusable(f"{self._cert}, {self._key} and {self._ca}: {error}") from error
+        if self._signature() != signature:
+            raise TlsUnusable("the files changed while they were read")
+        return _Loaded(signature, pem, context)
+
+
+def _signature(path: Path) -> tuple[int, int, int]:
+    try:
+        stat = path.stat()
+    except OSError:
+        return (0, 0, 0)  # to read it fails, too, and says why
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+def _context() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["h2"])
+    return context
+
+
+def _no_password() -> str:
+    """A key that asks for one would otherwise ask the terminal."""
+    return ""
+
+
+def node_channel(address: str, tls: TlsIdentity | None, options: Sequence[tuple[str, int]] = ()) -> grpc.aio.Channel:
+    """To the node at HOST:PORT, and to nobody else who may listen there. For one connection, as its credentials are."""
+    if tls is None:
+        return grpc.aio.insecure_channel(address, options=options)
+    named = (*options, ("grpc.ssl_target_name_override", NODE_NAME))
+    return grpc.aio.secure_channel(address, tls.pem().channel_credentials(), options=named)

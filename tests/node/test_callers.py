@@ -1,0 +1,145 @@
+"""Who may call a node: a real gRPC server with mutual TLS, a client of each role, every method."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import pytest
+
+from cluster.roles import Role, role_of, uri_of
+from cluster.tls import NODE_NAME, TlsIdentity, TlsUnusable, node_channel
+from node.callers import CALLERS, OnlyCallers
+from proto import node_pb2, node_pb2_grpc
+from tests.support.certs import certs_in, identity
+
+METHODS = {
+    f"/{service.full_name}/{method.name}": method
+    for service in node_pb2.DESCRIPTOR.services_by_name.values()
+    for method in service.methods
+}
+
+
+@asynccontextmanager
+async def node(tls: TlsIdentity) -> AsyncIterator[str]:
+    """One that implements nothing: who gets through hears UNIMPLEMENTED."""
+    server = grpc.aio.server(interceptors=[OnlyCallers()])
+    node_pb2_grpc.add_NodeServiceServicer_to_server(_Streams(), server)
+    port = server.add_secure_port("127.0.0.1:0", tls.server_credentials(mutual=True))
+    await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.stop(None)
+
+
+class _Streams(node_pb2_grpc.NodeServiceServicer):
+    """The generated servicer's streams are no streams."""
+
+    async def Exchange(  # noqa: N802
+        self, frames: object, context: grpc.aio.ServicerContext[object, object]
+    ) -> AsyncIterator[object]:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED)
+        yield
+
+    Watch = Presence = Exchange
+
+
+async def said(channel: grpc.aio.Channel, path: str) -> grpc.StatusCode:
+    """The status of an empty call."""
+    method = METHODS[path]
+    try:
+        if not method.server_streaming:
+            await channel.unary_unary(path, None, None)(b"", timeout=5)
+        elif not method.client_streaming:
+            async for _ in channel.unary_stream(path, None, None)(b"", timeout=5):
+                pass
+        else:
+            call = channel.stream_stream(path, None, None)(None, timeout=5)
+            await call.done_writing()
+            async for _ in call:
+                pass
+    except grpc.aio.AioRpcError as error:
+        return error.code()
+    return grpc.StatusCode.OK
+
+
+def test_roles(tmp_path: Path) -> None:
+    """Each role may call what it needs and nothing else; etcd's certificate, of the same CA, may call nothing."""
+    certs = certs_in(tmp_path)
+
+    async def test() -> None:
+        async with node(identity(certs, "node")) as address:
+            for name in ("router", "node", "operator", "etcd"):
+                async with node_channel(address, identity(certs, name)) as channel:
+                    for path, roles in CALLERS.items():
+                        allowed = name in {role.value for role in roles}
+                        wanted = grpc.StatusCode.UNIMPLEMENTED if allowed else grpc.StatusCode.PERMISSION_DENIED
+                        assert await said(channel, path) is wanted, (name, path)
+
+    asyncio.run(test())
+
+
+def test_every_method_has_its_callers() -> None:
+    """A method that is added to node.proto has to say who may call it."""
+    assert CALLERS.keys() == METHODS.keys()
+
+
+def test_strangers(tmp_path: Path) -> None:
+    """No certificate, one of another CA, a node that is none: no connection."""
+    mine, others = certs_in(tmp_path / "mine"), certs_in(tmp_path / "others")
+    ca = (mine / "ca.crt").read_bytes()
+    options = (("grpc.ssl_target_name_override", NODE_NAME),)
+
+    async def test() -> None:
+        path = next(path for path, roles in CALLERS.items() if Role.OPERATOR in roles)
+        async with node(identity(mine, "node")) as address:
+            async with node_channel(address, identity(others, "router")) as channel:
+                assert await said(channel, path) is grpc.StatusCode.UNAVAILABLE
+            half = TlsIdentity(mine / "ca.crt", others / "router.crt", others / "router.key")
+            async with node_channel(address, half) as channel:
+                assert await said(channel, path) is grpc.StatusCode.UNAVAILABLE
+            credentials = grpc.ssl_channel_credentials(ca)
+            async with grpc.aio.secure_channel(address, credentials, options) as channel:
+                assert await said(channel, path) is grpc.StatusCode.UNAVAILABLE
+        async with (
+            node(identity(mine, "router")) as impostor,
+            node_channel(impostor, identity(mine, "operator")) as channel,
+        ):
+            assert await said(channel, path) is grpc.StatusCode.UNAVAILABLE
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize(
+    "uris",
+    [
+        [],
+        ["spiffe://x/router/a"],
+        ["seonchak://router/"],
+        ["seonchak://king/a"],
+        ["seonchak://router/a", "seonchak://node/a"],
+    ],
+)
+def test_no_role(uris: list[str]) -> None:
+    assert role_of({"peer_uri": [uri.encode() for uri in uris]}) is None
+    assert role_of({"peer_uri": [uri_of(Role.NODE, "a").encode(), b"spiffe://x/y"]}) is Role.NODE
+
+
+def test_unusable_files(tmp_path: Path) -> None:
+    """What is wrong is said with the file's name, and nothing of what is in it."""
+    certs = certs_in(tmp_path)
+    secret = "".join((certs / "node.key").read_text().splitlines()[1:-1])
+    for name, content in (("node.key", (certs / "router.key").read_bytes()), ("node.crt", b"x"), ("ca.crt", b"\xff")):
+        (kept := certs / name).rename(certs / "kept")
+        with pytest.raises(TlsUnusable):
+            identity(certs, "node")
+        kept.write_bytes(content)
+        with pytest.raises(TlsUnusable, match=name) as unusable:
+            identity(certs, "node")
+        assert secret not in str(unusable.value)
+        (certs / "kept").replace(kept)
+    assert secret not in repr(identity(certs, "node").pem())
+    identity(certs, "node")
