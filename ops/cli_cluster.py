@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ops.cli_common import DEFAULT_DATA_DIR, JsonOption, console, fail, print_json, print_table
+from ops.cli_identity import operator
 from ops.cli_process import configure_logging, print_ready
 
 if TYPE_CHECKING:
     from cluster.config import ClusterConfig, JournalKind
+    from cluster.tls import TlsIdentity
     from ops.local import LocalSpec
 
 
@@ -43,6 +45,7 @@ def up(
         DEFAULT_DATA_DIR
     ),
     port: Annotated[int, typer.Option(min=0, max=65535, help="The first router's. 0: any free ones.")] = 50051,
+    tls: Annotated[bool, typer.Option("--tls", help="With certificates of its own, in the data-dir's certs.")] = False,
 ) -> None:
     """Run a whole cluster on this machine until Ctrl-C or SIGTERM."""
     configure_logging(as_json=not sys.stderr.isatty())
@@ -60,6 +63,7 @@ def up(
         journal=journal.kind,
         shards=shards,
         port=port,
+        tls=tls,
     )
     try:
         asyncio.run(_up(spec))
@@ -107,8 +111,9 @@ def init(
     from cluster.config import ConfigMismatch
     from cluster.kv import EtcdRefused, EtcdUnavailable
 
+    tls = operator()
     try:
-        config, made = asyncio.run(_init(etcd.split(","), key_prefix, shards, journal.kind, timeout))
+        config, made = asyncio.run(_init(etcd.split(","), tls, key_prefix, shards, journal.kind, timeout))
     except (TimeoutError, EtcdUnavailable):
         fail("etcd does not answer; it is safe to repeat this", as_json=as_json)
     except (ConfigMismatch, EtcdRefused) as error:
@@ -120,13 +125,18 @@ def init(
 
 
 async def _init(
-    endpoints: list[str], key_prefix: str, shards: int, journal: "JournalKind", timeout_s: float
+    endpoints: list[str],
+    tls: "TlsIdentity | None",
+    key_prefix: str,
+    shards: int,
+    journal: "JournalKind",
+    timeout_s: float,
 ) -> "tuple[ClusterConfig, bool]":
     from cluster.records import Keyspace
     from ops.bootstrap import ensure_cluster
     from ops.etcd_client import etcd_client
 
-    async with asyncio.timeout(timeout_s), etcd_client(endpoints) as etcd:
+    async with asyncio.timeout(timeout_s), etcd_client(endpoints, tls) as etcd:
         return await ensure_cluster(
             etcd,
             Keyspace(key_prefix),
@@ -162,15 +172,16 @@ def status(
 ) -> None:
     """Show the nodes, and each shard's owner, epoch, positions and standby. Exit code 1 if a shard is not served."""
     from cluster.config import ConfigMismatch
+    from cluster.tls import TlsUnusable
     from ops.layout import LayoutMismatch
     from ops.status import read_status
 
     try:
-        endpoints = _endpoints(etcd, data_dir)
-        found = asyncio.run(read_status(endpoints, key_prefix, timeout))
+        endpoints, tls = etcd_of(etcd, data_dir)
+        found = asyncio.run(read_status(endpoints, key_prefix, timeout, tls))
     except TimeoutError:
         fail("etcd does not answer", as_json=as_json)
-    except (ConfigMismatch, LayoutMismatch) as error:
+    except (ConfigMismatch, LayoutMismatch, TlsUnusable) as error:
         fail(str(error), as_json=as_json)
     if as_json:
         print_json(found.as_json())
@@ -215,13 +226,15 @@ def drain(
 ) -> None:
     """Have NODE hand all its shards over and end with exit code 0, as SIGTERM does. Returns when it is done."""
     from cluster.config import ConfigMismatch
+    from cluster.tls import TlsUnusable
     from cluster.types import NodeId
     from ops.drain import NotDrained, drain_node
     from ops.layout import LayoutMismatch
 
     try:
-        owned = asyncio.run(drain_node(_endpoints(etcd, data_dir), key_prefix, NodeId(node), timeout))
-    except (ConfigMismatch, LayoutMismatch, NotDrained) as error:
+        endpoints, tls = etcd_of(etcd, data_dir)
+        owned = asyncio.run(drain_node(endpoints, key_prefix, NodeId(node), timeout, tls))
+    except (ConfigMismatch, LayoutMismatch, TlsUnusable, NotDrained) as error:
         fail(str(error), as_json=as_json)
     if as_json:
         print_json({"node": node, "shards": owned})
@@ -229,17 +242,20 @@ def drain(
         typer.echo(f"drained {node}: it owned {owned} shards")
 
 
-def _endpoints(etcd: str | None, data_dir: Path | None) -> tuple[str, ...]:
-    """Of the cluster's etcd: by --etcd, by --data-dir, by SEONCHAK_ETCD_ENDPOINTS, else of the default data-dir.
+def etcd_of(etcd: str | None, data_dir: Path | None) -> "tuple[tuple[str, ...], TlsIdentity | None]":
+    """The cluster's etcd, and who we are to it and to the nodes: by --etcd, by --data-dir, by SEONCHAK_ETCD_ENDPOINTS,
+    else of the default data-dir.
 
     Raises:
-        LayoutMismatch
+        LayoutMismatch, TlsUnusable
     """
-    from ops.layout import load_layout
+    from ops import layout
 
     if etcd is not None and data_dir is not None:
         raise typer.BadParameter("--etcd and --data-dir exclude each other")
     from_env = os.environ.get("SEONCHAK_ETCD_ENDPOINTS") if data_dir is None else None
     if (given := etcd or from_env) is not None:
-        return tuple(given.split(","))
-    return load_layout(data_dir or Path(DEFAULT_DATA_DIR)).etcd_endpoints
+        return tuple(given.split(",")), operator()
+    data_dir = data_dir or Path(DEFAULT_DATA_DIR)
+    there = layout.load_layout(data_dir)
+    return there.etcd_endpoints, layout.operator(there, data_dir)

@@ -49,10 +49,11 @@ def connected(router: str, timeout_s: float, *, as_json: bool) -> "Iterator[Clie
     import grpc
 
     from ops import errors
+    from ops.cli_identity import credentials
     from ops.client import Client
 
     try:
-        with Client(router, timeout_s) as client:
+        with Client(router, timeout_s, credentials()) as client:
             yield client
     except grpc.RpcError as rpc_error:
         error = errors.of_call(rpc_error)

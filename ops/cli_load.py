@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ops.cli_common import DEFAULT_ROUTER, JsonOption, RouterOption, TimeoutOption, console, print_json
+from ops.cli_identity import credentials
 
 if TYPE_CHECKING:
     from ops.load import LoadSpec
@@ -49,6 +50,7 @@ def load(
         channels=channels,
         timeout_s=timeout,
         knock_s=knock,
+        credentials=credentials(),
     )
     result = asyncio.run(_run(spec))
     if as_json:

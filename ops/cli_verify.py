@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ops.cli_common import DEFAULT_DATA_DIR, JsonOption, console, fail, print_json, print_table
+from ops.cli_identity import operator
 
 if TYPE_CHECKING:
     from ops.verify import Report
@@ -22,6 +23,7 @@ def verify(
 ) -> None:
     """Read the journal without the nodes and check the invariants; exit code 0 only if all hold."""
     from cluster.config import ConfigMismatch
+    from cluster.tls import TlsUnusable
     from ops import verify as verifying
     from ops.backup import audited
     from ops.backup_format import Backup, BackupDamaged
@@ -37,7 +39,8 @@ def verify(
             kept.check()
             report = verifying.report_of(audited(kept), kept.manifest.cluster_id, kept.manifest.journal)
         elif etcd is not None:
-            report = asyncio.run(verifying.verify(verifying.Source(tuple(etcd.split(",")), key_prefix, journal_dir)))
+            source = verifying.Source(tuple(etcd.split(",")), key_prefix, journal_dir, operator())
+            report = asyncio.run(verifying.verify(source))
         else:
             report = asyncio.run(verifying.verify_data_dir(data_dir or Path(DEFAULT_DATA_DIR)))
     except TimeoutError:
@@ -45,6 +48,7 @@ def verify(
     except (
         verifying.NothingToVerify,
         ConfigMismatch,
+        TlsUnusable,
         LayoutMismatch,
         DataDirInUse,
         EtcdNotFound,

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from typing import Any, cast
 
-import grpc
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
+from ops.credentials import ANYBODY, Credentials
 from proto import coupon_pb2
 from proto.coupon_pb2_grpc import CouponServiceStub
 
@@ -22,12 +22,13 @@ def to_json(message: Message) -> dict[str, Any]:
 class Client:
     """A context manager. Every method raises grpc.RpcError; see `ops.errors`."""
 
-    def __init__(self, router: str, timeout_s: float) -> None:
-        self._channel = grpc.insecure_channel(
+    def __init__(self, router: str, timeout_s: float, credentials: Credentials = ANYBODY) -> None:
+        self._channel = credentials.channel(
             router, options=[("grpc.max_receive_message_length", 64 << 20), ("grpc.enable_http_proxy", 0)]
         )
         self._stub = CouponServiceStub(self._channel)
-        self._timeout_s = timeout_s
+        self._metadata = credentials.metadata
+        self._call: dict[str, Any] = {"timeout": timeout_s, "metadata": self._metadata}
 
     def __enter__(self) -> "Client":
         return self
@@ -36,13 +37,13 @@ class Client:
         self._channel.close()
 
     def create_campaign(self, request: coupon_pb2.CreateCampaignRequest) -> coupon_pb2.Campaign:
-        return cast(coupon_pb2.Campaign, self._stub.CreateCampaign(request, timeout=self._timeout_s))
+        return cast(coupon_pb2.Campaign, self._stub.CreateCampaign(request, **self._call))
 
     def campaign_pages(self, campaign_id: str) -> Iterator[coupon_pb2.GetCampaignResponse]:
         """Every page of a campaign's coupons; the last one's `campaign` is the newest."""
         request = coupon_pb2.GetCampaignRequest(campaign_id=campaign_id, page_size=_COUPONS_A_PAGE)
         while True:
-            page = self._stub.GetCampaign(request, timeout=self._timeout_s)
+            page = self._stub.GetCampaign(request, **self._call)
             yield page
             if not page.next_page_token:
                 return
@@ -60,7 +61,10 @@ class Client:
     def get_campaign_head(self, campaign_id: str) -> coupon_pb2.Campaign:
         """A campaign without its coupons."""
         request = coupon_pb2.GetCampaignRequest(campaign_id=campaign_id, page_size=1)
-        return cast(coupon_pb2.Campaign, self._stub.GetCampaign(request, timeout=self._timeout_s).campaign)
+        return cast(
+            coupon_pb2.Campaign,
+            self._stub.GetCampaign(request, **self._call).campaign,
+        )
 
     def list_campaigns(self) -> tuple[list[coupon_pb2.Campaign], list[str]]:
         """All campaigns, and the shards that did not answer."""
@@ -68,7 +72,7 @@ class Client:
         campaigns: list[coupon_pb2.Campaign] = []
         unreachable: list[str] = []
         while True:
-            page = self._stub.ListCampaigns(request, timeout=self._timeout_s)
+            page = self._stub.ListCampaigns(request, **self._call)
             campaigns.extend(page.campaigns)
             unreachable.extend(page.unreachable)
             if not page.next_page_token:
@@ -76,24 +80,31 @@ class Client:
             request.page_token = page.next_page_token
 
     def update_campaign(self, request: coupon_pb2.UpdateCampaignRequest) -> coupon_pb2.Campaign:
-        return cast(coupon_pb2.Campaign, self._stub.UpdateCampaign(request, timeout=self._timeout_s))
+        return cast(coupon_pb2.Campaign, self._stub.UpdateCampaign(request, **self._call))
 
     def pause_campaign(self, request: coupon_pb2.PauseCampaignRequest) -> coupon_pb2.Campaign:
-        return cast(coupon_pb2.Campaign, self._stub.PauseCampaign(request, timeout=self._timeout_s))
+        return cast(coupon_pb2.Campaign, self._stub.PauseCampaign(request, **self._call))
 
     def resume_campaign(self, request: coupon_pb2.ResumeCampaignRequest) -> coupon_pb2.Campaign:
-        return cast(coupon_pb2.Campaign, self._stub.ResumeCampaign(request, timeout=self._timeout_s))
+        return cast(coupon_pb2.Campaign, self._stub.ResumeCampaign(request, **self._call))
 
     def cancel_campaign(self, request: coupon_pb2.CancelCampaignRequest) -> coupon_pb2.Campaign:
-        return cast(coupon_pb2.Campaign, self._stub.CancelCampaign(request, timeout=self._timeout_s))
+        return cast(coupon_pb2.Campaign, self._stub.CancelCampaign(request, **self._call))
 
     def watch_campaign(self, campaign_id: str) -> Iterator[coupon_pb2.Campaign]:
         """The campaign now, then at every change, for as long as the caller goes on."""
-        for response in self._stub.WatchCampaign(coupon_pb2.WatchCampaignRequest(campaign_id=campaign_id)):
+        request = coupon_pb2.WatchCampaignRequest(campaign_id=campaign_id)
+        for response in self._stub.WatchCampaign(request, metadata=self._metadata):
             yield response.campaign
 
     def issue_coupon(self, request: coupon_pb2.IssueCouponRequest) -> coupon_pb2.IssueCouponResponse:
-        return cast(coupon_pb2.IssueCouponResponse, self._stub.IssueCoupon(request, timeout=self._timeout_s))
+        return cast(
+            coupon_pb2.IssueCouponResponse,
+            self._stub.IssueCoupon(request, **self._call),
+        )
 
     def get_coupon(self, request: coupon_pb2.GetCouponRequest) -> coupon_pb2.GetCouponResponse:
-        return cast(coupon_pb2.GetCouponResponse, self._stub.GetCoupon(request, timeout=self._timeout_s))
+        return cast(
+            coupon_pb2.GetCouponResponse,
+            self._stub.GetCoupon(request, **self._call),
+        )

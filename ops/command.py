@@ -4,7 +4,17 @@ import logging
 
 import typer
 
-from ops import cli_backup, cli_campaign, cli_certs, cli_cluster, cli_coupon, cli_load, cli_process, cli_verify
+from ops import (
+    cli_backup,
+    cli_campaign,
+    cli_certs,
+    cli_cluster,
+    cli_coupon,
+    cli_identity,
+    cli_load,
+    cli_process,
+    cli_verify,
+)
 
 app = typer.Typer(
     name="seonchak",
@@ -13,6 +23,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.callback()(cli_identity.identify)
 app.command()(cli_cluster.up)
 app.command(context_settings=cli_process.ALL_FLAGS)(cli_process.node)
 app.command(context_settings=cli_process.ALL_FLAGS)(cli_process.router)

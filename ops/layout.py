@@ -5,6 +5,7 @@ DATA/
   cluster.json    this
   etcd/NAME/      a member's data
   journal/        the `file` journal of all nodes
+  certs/          with TLS: the CA and everybody's certificates, see ops/certs.py
   logs/NAME.log   each child's stderr
   prometheus/     JOB.json: what Prometheus has to scrape, for its file_sd (ops/prometheus)
 """
@@ -15,12 +16,16 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cluster.config import JournalKind
-from ops.etcd import EtcdMember
+from ops.etcd import EtcdMember, EtcdTls
 from ops.ports import ReservedPorts, is_free
+
+if TYPE_CHECKING:
+    from cluster.tls import TlsIdentity
 
 
 class DataDirInUse(Exception):
@@ -65,6 +70,7 @@ class Layout(BaseModel):
     etcd: tuple[_EtcdPlace, ...]
     nodes: tuple[_OurPlace, ...]
     routers: tuple[_OurPlace, ...]
+    tls: bool = False
 
     @property
     def members(self) -> tuple[EtcdMember, ...]:
@@ -105,6 +111,26 @@ def journal_dir(data_dir: Path) -> Path:
     return data_dir / "journal"
 
 
+def certs_dir(data_dir: Path) -> Path:
+    return data_dir / "certs"
+
+
+def etcd_tls(layout: Layout, data_dir: Path) -> EtcdTls | None:
+    """What the members show; None: no TLS."""
+    certs = certs_dir(data_dir)
+    return EtcdTls(certs / "ca.crt", certs / "etcd.crt", certs / "etcd.key") if layout.tls else None
+
+
+def operator(layout: Layout, data_dir: Path) -> "TlsIdentity | None":
+    """Of whoever has the directory, towards etcd and nodes; None: no TLS. Raises TlsUnusable."""
+    if not layout.tls:
+        return None
+    from cluster.tls import TlsIdentity  # grpc's import takes long
+
+    certs = certs_dir(data_dir)
+    return TlsIdentity(certs / "ca.crt", certs / "operator.crt", certs / "operator.key")
+
+
 def load_layout(data_dir: Path) -> Layout:
     """Raises LayoutMismatch: there is no cluster, or its file is not one."""
     path = data_dir / "cluster.json"
@@ -126,6 +152,7 @@ def plan_layout(
     etcd_members: int,
     port: int,
     ports: ReservedPorts,
+    tls: bool = False,
 ) -> Layout:
     """The layout of the cluster that is there, with as many nodes and routers as asked for; or of a new one.
 
@@ -134,12 +161,13 @@ def plan_layout(
         ports: holds those of the layout afterwards, for as long as the cluster is to have them.
 
     Raises:
-        LayoutMismatch: the cluster that is there has another journal, number of shards or of etcd members.
+        LayoutMismatch: the cluster that is there has another journal, number of shards or of etcd members, or
+            TLS where none is asked for, or the other way round.
         OSError: no free ports.
     """
     there = load_layout(data_dir) if (data_dir / "cluster.json").exists() else None
     if there is not None:
-        _require_same(there, data_dir, journal=journal, shards=shards, etcd_members=etcd_members)
+        _require_same(there, data_dir, journal=journal, shards=shards, etcd_members=etcd_members, tls=tls)
     # Peer ports stand in etcd's own data; every other port may change when something else has taken it meanwhile.
     peers = [place.peer_port for place in there.etcd] if there else []
     for given in (*range(port, port + routers if port else 0), *peers):
@@ -162,6 +190,7 @@ def plan_layout(
     return Layout(
         journal=journal,
         shards=shards,
+        tls=tls,
         etcd=tuple(
             _EtcdPlace(name=f"etcd-{i}", port=keep(there.etcd if there else (), i), peer_port=peers[i])
             for i in range(etcd_members)
@@ -181,9 +210,11 @@ def plan_layout(
     )
 
 
-def _require_same(there: Layout, data_dir: Path, *, journal: JournalKind, shards: int, etcd_members: int) -> None:
-    stored = {"journal": there.journal, "shards": there.shards, "etcd-members": len(there.etcd)}
-    asked = {"journal": journal, "shards": shards, "etcd-members": etcd_members}
+def _require_same(
+    there: Layout, data_dir: Path, *, journal: JournalKind, shards: int, etcd_members: int, tls: bool
+) -> None:
+    stored = {"journal": there.journal, "shards": there.shards, "etcd-members": len(there.etcd), "tls": there.tls}
+    asked = {"journal": journal, "shards": shards, "etcd-members": etcd_members, "tls": tls}
     different = [
         f"--{name} is {asked[name]}, {data_dir} has {stored[name]}" for name in stored if asked[name] != stored[name]
     ]

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import grpc
 
 from ops import errors
+from ops.credentials import ANYBODY, Credentials
 from ops.load_stats import ALREADY_ISSUED, ISSUED, NOT_STARTED, Call, Grant, LoadResult, Tally
 from proto import coupon_pb2
 from proto.coupon_pb2_grpc import CouponServiceStub
@@ -53,6 +54,7 @@ class LoadSpec:
     """Open loop: calls in flight."""
     seed: int = 0
     """Of the pauses between knocks."""
+    credentials: Credentials = ANYBODY
 
     def __post_init__(self) -> None:
         if min(self.requests, self.concurrency, self.channels) < 1 or (self.users is not None and self.users < 1):
@@ -87,9 +89,7 @@ async def run_load(
     tally = tally or Tally(time.monotonic())
     crowd = _Crowd(spec, tally, on_call)
     async with AsyncExitStack() as stack:
-        stubs = [
-            CouponServiceStub(await stack.enter_async_context(_channel(spec.router))) for _ in range(spec.channels)
-        ]
+        stubs = [CouponServiceStub(await stack.enter_async_context(_channel(spec))) for _ in range(spec.channels)]
         if spec.stream:
             await crowd.stream(stubs)
         elif spec.rate is None:
@@ -99,9 +99,9 @@ async def run_load(
     return tally.result()
 
 
-def _channel(router: str) -> grpc.aio.Channel:
+def _channel(spec: LoadSpec) -> grpc.aio.Channel:
     # Without a pool of its own every channel to one address shares one connection.
-    return grpc.aio.insecure_channel(router, options=[("grpc.use_local_subchannel_pool", 1)])
+    return spec.credentials.aio_channel(spec.router, [("grpc.use_local_subchannel_pool", 1)])
 
 
 @dataclass(slots=True)
@@ -120,6 +120,7 @@ class _Crowd:
         self._tally = tally
         self._on_call = on_call
         self._rng = random.Random(spec.seed)
+        self._metadata = spec.credentials.metadata
 
     # --- unary calls -----------------------------------------------------------------------------------------------
 
@@ -171,7 +172,7 @@ class _Crowd:
 
     async def _issue(self, stub: CouponServiceStub, request: coupon_pb2.IssueCouponRequest) -> tuple[str, Grant | None]:
         try:
-            response = await stub.IssueCoupon(request, timeout=self._spec.timeout_s)
+            response = await stub.IssueCoupon(request, timeout=self._spec.timeout_s, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
             return errors.of_call(error).reason, None
         return _granted(response)
@@ -194,7 +195,7 @@ class _Crowd:
         while mine:
             sent = _Sent()
             try:
-                async for response in stub.IssueCoupons(self._batches(mine, room, sent)):
+                async for response in stub.IssueCoupons(self._batches(mine, room, sent), metadata=self._metadata):
                     for result in response.results:
                         room.release()
                         self._answer(result.index, sent.pending.pop(result.index), *_outcome(result))

@@ -19,11 +19,22 @@ import structlog
 
 from cluster.config import ClusterConfig, JournalKind
 from cluster.records import Keyspace
+from cluster.tls import TlsIdentity
 from ops.bootstrap import ensure_cluster
+from ops.certs import make_certs
 from ops.child import Child, ChildSpec
-from ops.etcd import QUOTA_BACKEND_BYTES, EtcdBinary, EtcdMember, find_etcd, member_spec, start_member, wait_healthy
+from ops.etcd import (
+    QUOTA_BACKEND_BYTES,
+    EtcdBinary,
+    EtcdMember,
+    EtcdTls,
+    find_etcd,
+    member_spec,
+    start_member,
+    wait_healthy,
+)
 from ops.etcd_client import etcd_client, watched_topology
-from ops.layout import Layout, data_dir_lock, journal_dir, plan_layout
+from ops.layout import Layout, certs_dir, data_dir_lock, etcd_tls, journal_dir, operator, plan_layout
 from ops.ports import ReservedPorts
 
 log = structlog.get_logger()
@@ -52,6 +63,8 @@ class LocalSpec:
     shards: int = 64
     port: int = 0
     """The first router's; 0: any free ports."""
+    tls: bool = False
+    """Everybody speaks TLS, with certificates under DATA/certs, which are made when there are none."""
     restart: bool = True
     """Start a node, router or etcd member again, after a second, when it died unasked."""
     node_env: Mapping[str, str] = field(default_factory=dict)
@@ -96,6 +109,11 @@ class LocalCluster:
     def config(self) -> ClusterConfig:
         assert self._config is not None, "not started"
         return self._config
+
+    @property
+    def operator(self) -> TlsIdentity | None:
+        """Of this process, towards etcd and nodes; None: no TLS."""
+        return operator(self.layout, self.spec.data_dir)
 
     @property
     def router(self) -> str:
@@ -146,7 +164,7 @@ class LocalCluster:
         """Returns when the member answers linearizable reads: with a quorum, that is."""
         child = self.etcds[index]
         await self._run_etcd(index)
-        await wait_healthy(self.layout.members[index], child, START_S_MAX)
+        await wait_healthy(self.layout.members[index], child, START_S_MAX, self._etcd_tls)
 
     # --- all of it -------------------------------------------------------------------------------------------------
 
@@ -160,7 +178,7 @@ class LocalCluster:
         try:
             async with (
                 asyncio.timeout(timeout_s),
-                etcd_client(self.layout.etcd_endpoints) as etcd,
+                etcd_client(self.layout.etcd_endpoints, self.operator) as etcd,
                 aclosing(watched_topology(etcd, self.keys)) as views,
             ):
                 async for topology in views:
@@ -184,17 +202,21 @@ class LocalCluster:
             etcd_members=spec.etcd_members,
             port=spec.port,
             ports=self._stack.enter_context(ReservedPorts()),
+            tls=spec.tls,
         )
+        if spec.tls and not certs_dir(spec.data_dir).exists():
+            make_certs(certs_dir(spec.data_dir))
         if spec.fronts is not None:
             self._fronts = await spec.fronts(self._layout)
-        members = [member_spec(self.binary, member, self._members, spec.data_dir) for member in self._members]
+        tls, data_dir = self._etcd_tls, spec.data_dir
+        members = [member_spec(self.binary, member, self._members, data_dir, tls) for member in self._members]
         self.etcds = [Child(spec.adapt(member)) for member in members]
         self.nodes = [Child(spec.adapt(self._node_spec(index))) for index in range(spec.nodes)]
         self.routers = [Child(spec.adapt(self._router_spec(index))) for index in range(spec.routers)]
         # Members wait for each other, so all are started before the first is waited for.
         await _all(self._run_etcd(index) for index in range(spec.etcd_members))
-        await _all(wait_healthy(m, c, START_S_MAX) for m, c in zip(self._members, self.etcds, strict=True))
-        async with etcd_client(self.layout.etcd_endpoints) as etcd:
+        await _all(wait_healthy(m, c, START_S_MAX, tls) for m, c in zip(self._members, self.etcds, strict=True))
+        async with etcd_client(self.layout.etcd_endpoints, self.operator) as etcd:
             self._config, made = await ensure_cluster(
                 etcd,
                 self.keys,
@@ -223,6 +245,10 @@ class LocalCluster:
         for child in children:
             await self._retire(child)
         await _all(_end(child) for child in children if child.running)
+
+    @property
+    def _etcd_tls(self) -> EtcdTls | None:
+        return etcd_tls(self.layout, self.spec.data_dir)
 
     @property
     def _members(self) -> tuple[EtcdMember, ...]:
@@ -256,6 +282,13 @@ class LocalCluster:
     def _process(self, name: str, command: str, extra: Mapping[str, str], settings: dict[str, str]) -> ChildSpec:
         endpoints = ",".join(map(self._told, self.layout.etcd_endpoints))
         settings |= {"ETCD_ENDPOINTS": endpoints, "KEY_PREFIX": self.keys.prefix}
+        if self.spec.tls:
+            certs = certs_dir(self.spec.data_dir.resolve())
+            settings |= {
+                "TLS_CA": str(certs / "ca.crt"),
+                "TLS_CERT": str(certs / f"{command}.crt"),
+                "TLS_KEY": str(certs / f"{command}.key"),
+            }
         return ChildSpec(
             name=name,
             # -P: what lies in the working directory is not imported.

@@ -16,12 +16,13 @@ from cluster.config import JournalKind
 from cluster.kv import Get, prefix_end
 from cluster.records import Keyspace
 from cluster.session import EtcdClient
+from cluster.tls import TlsIdentity
 from cluster.types import ShardId
 from ops.audit import Audit, AuditedCampaign, Kind, Violation
 from ops.etcd import is_healthy
 from ops.etcd_client import etcd_client
 from ops.etcd_members import etcd_members
-from ops.layout import data_dir_lock, journal_dir, load_layout
+from ops.layout import data_dir_lock, etcd_tls, journal_dir, load_layout, operator
 from ops.reread import Unreadable
 from ops.reread_etcd import etcd_entries
 from ops.reread_file import file_entries, shard_directories
@@ -40,6 +41,7 @@ class Source:
     key_prefix: str = "seonchak/"
     journal_dir: Path | None = None
     """Root of the `file` journal; unused where the journal is in etcd."""
+    tls: TlsIdentity | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,7 @@ async def verify(source: Source, collect: Collection[str] = ()) -> Report:
         ConfigMismatch: etcd holds no cluster. TimeoutError: etcd does not answer.
     """
     keys = Keyspace(source.key_prefix)
-    async with etcd_client(source.etcd_endpoints) as etcd:
+    async with etcd_client(source.etcd_endpoints, source.tls) as etcd:
         cluster = await attach(etcd, keys, Expectation())
         config = cluster.config
         audit = Audit(config.shards, cluster.codec, collect)
@@ -161,11 +163,12 @@ async def verify_data_dir(data_dir: Path, collect: Collection[str] = ()) -> Repo
 
     Raises:
         LayoutMismatch: there is no cluster. Otherwise as `verify`.
+        TlsUnusable: it has TLS, and no operator's certificate.
         DataDirInUse, EtcdNotFound, ChildFailed: etcd does not run and could not be started.
     """
     layout = load_layout(data_dir)
-    source = Source(layout.etcd_endpoints, journal_dir=journal_dir(data_dir))
-    if await is_healthy(layout.etcd_endpoints[0]):
+    source = Source(layout.etcd_endpoints, journal_dir=journal_dir(data_dir), tls=operator(layout, data_dir))
+    if await is_healthy(layout.etcd_endpoints[0], etcd_tls(layout, data_dir)):
         return await verify(source, collect)
     with data_dir_lock(data_dir):
         async with etcd_members(layout, data_dir):
