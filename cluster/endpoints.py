@@ -94,6 +94,8 @@ class Endpoints:
         self.observer: Observer = _Unobserved()
         self._rng = rng
         self._seen = Revision(0)
+        self.proved_s = float("-inf")
+        """Loop time at which the newest linearizable question that was answered, by any endpoint, was asked."""
         self._era = 0
 
     @property
@@ -168,6 +170,7 @@ class Endpoints:
         self.require_era(era)
         self._seen = max(self._seen, answer.revision)
         endpoint.proved_s = max(endpoint.proved_s, asked_s)
+        self.proved_s = max(self.proved_s, asked_s)
         return answer
 
     async def until_answered(self, ask: Callable[[], Awaitable[Answer]]) -> Answer:

@@ -79,6 +79,17 @@ class Keyspace:
         return f"{self.code_keys}{generation}"
 
     @property
+    def api_keys(self) -> str:
+        """Prefix of the API keys."""
+        return self.prefix + "api-keys/"
+
+    def api_key(self, key_id: str) -> str:
+        return self.api_keys + key_id
+
+    def id_of_api_key(self, key: str) -> str:
+        return key.removeprefix(self.api_keys)
+
+    @property
     def nodes(self) -> str:
         return self.prefix + "nodes/"
 

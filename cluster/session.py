@@ -43,6 +43,12 @@ class EtcdClient:
         """The highest revision heard of. Falls only when a watch has listed anew a store that stepped back."""
         return self.endpoints.seen
 
+    @property
+    def proved_s(self) -> float:
+        """Loop time at which the newest linearizable question that was answered was asked: then we still heard from
+        etcd. A watch that runs keeps it no older than `answer_max_s` or so."""
+        return self.endpoints.proved_s
+
     async def get(self, get: Get) -> RangeResult:
         """Linearizable: not older than the call. Repeats until answered.
 

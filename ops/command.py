@@ -11,6 +11,7 @@ from ops import (
     cli_cluster,
     cli_coupon,
     cli_identity,
+    cli_keys,
     cli_load,
     cli_process,
     cli_verify,
@@ -32,6 +33,7 @@ app.command()(cli_certs.certs)
 app.command()(cli_cluster.status)
 app.command()(cli_cluster.drain)
 app.add_typer(cli_campaign.app, name="campaign")
+app.add_typer(cli_keys.app, name="key")
 app.command()(cli_coupon.issue)
 app.command()(cli_coupon.coupon)
 app.command()(cli_load.load)

@@ -34,6 +34,10 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     NOT_IN_TIME: _ClassVar[ErrorReason]
     ROUTER_STOPPING: _ClassVar[ErrorReason]
     STORAGE_NEARLY_FULL: _ClassVar[ErrorReason]
+    KEY_INVALID: _ClassVar[ErrorReason]
+    ROLE_MISSING: _ClassVar[ErrorReason]
+    KEYS_UNKNOWN: _ClassVar[ErrorReason]
+    RATE_LIMITED: _ClassVar[ErrorReason]
 ERROR_REASON_UNSPECIFIED: ErrorReason
 NOT_STARTED: ErrorReason
 SOLD_OUT: ErrorReason
@@ -54,6 +58,10 @@ CORRUPT_JOURNAL: ErrorReason
 NOT_IN_TIME: ErrorReason
 ROUTER_STOPPING: ErrorReason
 STORAGE_NEARLY_FULL: ErrorReason
+KEY_INVALID: ErrorReason
+ROLE_MISSING: ErrorReason
+KEYS_UNKNOWN: ErrorReason
+RATE_LIMITED: ErrorReason
 
 class Campaign(_message.Message):
     __slots__ = ("campaign_id", "name", "total", "issued", "per_user_limit", "start_time", "end_time", "state", "etag", "create_time", "activate_time", "complete_time")

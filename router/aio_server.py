@@ -14,7 +14,9 @@ import grpc
 import grpc.aio
 import structlog
 
+from cluster.audit_log import AuditLog
 from cluster.tls import TlsIdentity
+from router.access import Access, Permit
 from router.api import SERVICE_NAME, Method, Prompt, Streaming, Unary, methods
 from router.calls import answer_of
 from router.errors import ApiError
@@ -37,9 +39,17 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
 class AioServer:
     """As router.server.ApiServer. To be made inside the event loop that it runs in."""
 
-    def __init__(self, service: CouponService, settings: ServerSettings, tls: TlsIdentity | None = None) -> None:
+    def __init__(
+        self,
+        service: CouponService,
+        settings: ServerSettings,
+        tls: TlsIdentity | None = None,
+        access: Access | None = None,
+        audit: AuditLog | None = None,
+    ) -> None:
         self.health = Health()
         self._tls = tls
+        self._access = access
         self._service = service
         self._settings = settings
         self._calls = 0
@@ -54,9 +64,9 @@ class AioServer:
             maximum_concurrent_rpcs=settings.rpcs_max,
         )
         by_service: dict[str, dict[str, Handler]] = {}
-        for path, method in methods(service, self.health).items():
+        for path, method in methods(service, self.health, audit or AuditLog()).items():
             _, service_name, name = path.split("/")
-            by_service.setdefault(service_name, {})[name] = self._handler(method)
+            by_service.setdefault(service_name, {})[name] = self._handler(path, method)
         handlers = [grpc.method_handlers_generic_handler(name, handlers) for name, handlers in by_service.items()]
         self._server.add_generic_rpc_handlers(tuple(handlers))
 
@@ -88,47 +98,57 @@ class AioServer:
         # The last answers still have to leave; health watchers would stay for ever.
         await self._server.stop(0.2)
 
-    def _handler(self, method: Method) -> Handler:
+    def _handler(self, path: str, method: Method) -> Handler:
         match method:
             case Prompt():
-                return grpc.unary_unary_rpc_method_handler(self._prompt(method))
+                return grpc.unary_unary_rpc_method_handler(self._prompt(path, method))
             case Unary():
-                return grpc.unary_unary_rpc_method_handler(self._unary(method))
+                return grpc.unary_unary_rpc_method_handler(self._unary(path, method))
             case Streaming():
-                return grpc.stream_stream_rpc_method_handler(self._streaming(method))
+                return grpc.stream_stream_rpc_method_handler(self._streaming(path, method))
 
-    def _prompt(self, method: Prompt) -> Callable[[bytes, Context], object]:
+    def _prompt(self, path: str, method: Prompt) -> Callable[[bytes, Context], object]:
         async def handle(data: bytes, context: Context) -> bytes:
-            async with self._rpc(context):
+            async with self._rpc(path, context) as call:
                 admitted = method.admit(data)
                 if isinstance(admitted, ApiError):
                     raise admitted.with_traceback(None)  # it may be shared
-                return await answer_of(partial(admitted, _call_of(context)))
+                return await answer_of(partial(admitted, call))
 
         return handle
 
-    def _unary(self, method: Unary) -> Callable[[bytes, Context], object]:
+    def _unary(self, path: str, method: Unary) -> Callable[[bytes, Context], object]:
         async def handle(data: bytes, context: Context) -> bytes:
-            async with self._rpc(context):
-                return await method.handle(data, _call_of(context))
+            async with self._rpc(path, context) as call:
+                return await method.handle(data, call)
 
         return handle
 
-    def _streaming(self, method: Streaming) -> Callable[[AsyncIterator[bytes], Context], object]:
+    def _streaming(self, path: str, method: Streaming) -> Callable[[AsyncIterator[bytes], Context], object]:
         async def handle(messages: AsyncIterator[bytes], context: Context) -> None:
-            async with self._rpc(context, background=method.background):
-                await method.handle(messages, _call_of(context), context.write)
+            async with self._rpc(path, context, background=method.background) as call:
+                await method.handle(messages, call, context.write)
 
         return handle
+
+    def _permit(self, path: str, context: Context) -> Permit | None:
+        if self._access is None:
+            return None
+        shown = [value for name, value in context.invocation_metadata() or () if name == "authorization"]
+        joined = b",".join(value if isinstance(value, bytes) else value.encode() for value in shown)
+        return self._access.permit(path, joined, _address_of(context))
 
     @asynccontextmanager
-    async def _rpc(self, context: Context, *, background: bool = False) -> AsyncIterator[None]:
-        """Around one RPC: it is counted, and its failure becomes its status."""
+    async def _rpc(self, path: str, context: Context, *, background: bool = False) -> AsyncIterator[CallContext]:
+        """Around one RPC: its key is asked for, it is counted, and its failure becomes its status."""
         if not background:
             self._calls += 1
             self._idle.clear()
         try:
-            yield
+            permit = self._permit(path, context)
+            if permit is not None and (refusal := permit.admit()) is not None:
+                raise refusal.with_traceback(None)  # it may be shared
+            yield _call_of(context, permit)
         except ApiError as error:
             status = error.status()
             details = (("grpc-status-details-bin", status.SerializeToString()),)
@@ -146,6 +166,12 @@ class AioServer:
                     self._idle.set()
 
 
-def _call_of(context: Context) -> CallContext:
+def _call_of(context: Context, permit: Permit | None) -> CallContext:
     left_s: float | None = context.time_remaining()
-    return CallContext(None if left_s is None else deadline_of(left_s, asyncio.get_running_loop().time()))
+    deadline = None if left_s is None else deadline_of(left_s, asyncio.get_running_loop().time())
+    return CallContext(deadline, permit, _address_of(context))
+
+
+def _address_of(context: Context) -> str:
+    """HOST:PORT; gRPC puts the family before it."""
+    return context.peer().partition(":")[2]

@@ -12,13 +12,16 @@ from google.rpc import code_pb2
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
+from cluster.audit_log import AuditLog
 from proto import coupon_pb2
 from router import health, validation
-from router.errors import ApiError
+from router.errors import ApiError, reason_name
 from router.grpc_wire import Failed
 from router.health import Health
 from router.service import Begin, CallContext, CouponService
 
+_AUDITED_MAX = 256
+"""Characters of an id that may be wrong in every way."""
 SERVICE_NAME = coupon_pb2.DESCRIPTOR.services_by_name["CouponService"].full_name
 
 Send: TypeAlias = Callable[[bytes], Awaitable[None]]
@@ -52,8 +55,8 @@ Method: TypeAlias = Prompt | Unary | Streaming
 Request = TypeVar("Request", bound=Message)
 
 
-def methods(service: CouponService, state: Health) -> Mapping[str, Method]:
-    """By path: /SERVICE/METHOD. Handlers raise ApiError or Failed."""
+def methods(service: CouponService, state: Health, audit: AuditLog) -> Mapping[str, Method]:
+    """By path: /SERVICE/METHOD. Handlers raise ApiError or Failed. What an administrator does is written down."""
 
     def unary(kind: type[Request], method: Callable[[Request, CallContext], Awaitable[Message]]) -> Unary:
         name = kind.DESCRIPTOR.name.removesuffix("Request")
@@ -64,18 +67,36 @@ def methods(service: CouponService, state: Health) -> Mapping[str, Method]:
 
         return Unary(handle)
 
+    def audited(kind: type[Request], method: Callable[[Request, CallContext], Awaitable[Message]]) -> Unary:
+        async def handle(data: bytes, call: CallContext) -> bytes:
+            entry = _Entry(kind.DESCRIPTOR.name.removesuffix("Request"), call)
+            try:
+                request = validation.parse(kind, data)
+                entry.about(request)
+                response = await method(request, call)
+                entry.about(response)
+                entry.answer = "OK"
+            except ApiError as error:
+                entry.answer = reason_name(error.reason)
+                raise
+            finally:
+                entry.write(audit)
+            return response.SerializeToString()
+
+        return Unary(handle)
+
     coupons: dict[str, Method] = {
-        "CreateCampaign": unary(coupon_pb2.CreateCampaignRequest, service.create_campaign),
+        "CreateCampaign": audited(coupon_pb2.CreateCampaignRequest, service.create_campaign),
         "GetCampaign": unary(coupon_pb2.GetCampaignRequest, service.get_campaign),
         "ListCampaigns": unary(coupon_pb2.ListCampaignsRequest, service.list_campaigns),
-        "UpdateCampaign": unary(coupon_pb2.UpdateCampaignRequest, service.update_campaign),
+        "UpdateCampaign": audited(coupon_pb2.UpdateCampaignRequest, service.update_campaign),
         "IssueCoupon": Prompt(service.admit_issue_coupon),
         "IssueCoupons": _issue_coupons(service),
         "WatchCampaign": _watch_campaign(service),
         "GetCoupon": unary(coupon_pb2.GetCouponRequest, service.get_coupon),
-        "PauseCampaign": unary(coupon_pb2.PauseCampaignRequest, service.pause_campaign),
-        "ResumeCampaign": unary(coupon_pb2.ResumeCampaignRequest, service.resume_campaign),
-        "CancelCampaign": unary(coupon_pb2.CancelCampaignRequest, service.cancel_campaign),
+        "PauseCampaign": audited(coupon_pb2.PauseCampaignRequest, service.pause_campaign),
+        "ResumeCampaign": audited(coupon_pb2.ResumeCampaignRequest, service.resume_campaign),
+        "CancelCampaign": audited(coupon_pb2.CancelCampaignRequest, service.cancel_campaign),
     }
     others: dict[str, Method] = {
         f"/{health.SERVICE_NAME}/Check": _health_check(state),
@@ -85,10 +106,38 @@ def methods(service: CouponService, state: Health) -> Mapping[str, Method]:
     return {f"/{SERVICE_NAME}/{name}": method for name, method in coupons.items()} | others
 
 
+class _Entry:
+    """One administrative call, on its way into the audit log."""
+
+    def __init__(self, method: str, call: CallContext) -> None:
+        self.answer = "UNKNOWN"
+        """Unless it came to one: the caller went away, or there is a bug."""
+        self._method = method
+        self._call = call
+        self._campaign_id = self._request_id = ""
+
+    def about(self, message: Message) -> None:
+        campaign = getattr(message, "campaign", None)
+        self._campaign_id = getattr(message, "campaign_id", "") or getattr(campaign, "campaign_id", "")
+        self._request_id = getattr(message, "request_id", self._request_id)
+
+    def write(self, audit: AuditLog) -> None:
+        call = self._call
+        audit.record(
+            who=call.permit.key_id if call.permit is not None else call.peer,
+            what=self._method,
+            answer=self.answer,
+            campaign=self._campaign_id[:_AUDITED_MAX],
+            request_id=self._request_id[:_AUDITED_MAX],
+            peer=call.peer,
+        )
+
+
 def _issue_coupons(service: CouponService) -> Streaming:
     async def handle(messages: AsyncIterator[bytes], call: CallContext, send: Send) -> None:
         async def requests() -> AsyncIterator[coupon_pb2.IssueCouponsRequest]:
             async for data in messages:
+                call.require_permit()
                 yield validation.parse(coupon_pb2.IssueCouponsRequest, data)
 
         with service.observer.call("IssueCoupons"):
@@ -99,9 +148,13 @@ def _issue_coupons(service: CouponService) -> Streaming:
 
 def _watch_campaign(service: CouponService) -> Streaming:
     async def handle(messages: AsyncIterator[bytes], call: CallContext, send: Send) -> None:
+        async def send_if_permitted(response: Message) -> None:
+            call.require_permit()
+            await send(response.SerializeToString())
+
         with service.observer.call("WatchCampaign"):
             request = validation.parse(coupon_pb2.WatchCampaignRequest, await _only(messages))
-            await service.watch_campaign(request, call, _written(send))
+            await service.watch_campaign(request, call, send_if_permitted)
 
     return Streaming(handle)
 
@@ -130,6 +183,7 @@ def _reflection() -> Streaming:
     async def handle(messages: AsyncIterator[bytes], call: CallContext, send: Send) -> None:
         async def requests() -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:
             async for data in messages:
+                call.require_permit()
                 yield _parsed(reflection_pb2.ServerReflectionRequest, data)
 
         async for response in servicer.ServerReflectionInfo(requests(), None):

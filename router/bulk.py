@@ -34,12 +34,14 @@ class BulkIssue:
         items_in_flight_max: int,
         stopping: Interrupt,
         observer: Observer,
+        refusal: Callable[[coupon_pb2.IssueCouponRequest], ApiError | None] = lambda _: None,
     ) -> None:
         """
         Args:
             deadline: loop.time() of the whole stream; None: the client set none.
             item_timeout_s: what an item gets at most.
             stopping: fires when this router stops: the stream is read no further.
+            refusal: why an item that is well-formed is not begun; it counts it, too.
         """
         self._dispatcher = dispatcher
         self._shards = shards
@@ -48,6 +50,7 @@ class BulkIssue:
         self._items_in_flight_max = items_in_flight_max
         self._stopping = stopping
         self._observer = observer
+        self._refusal = refusal
         self._loop = asyncio.get_running_loop()
         self._open_items = 0
         self._results: deque[tuple[int, bytes | ApiError]] = deque()
@@ -99,6 +102,8 @@ class BulkIssue:
             deadline = min(deadline, self._deadline)
         try:
             check_issue_coupon(request)
+            if (refusal := self._refusal(request)) is not None:
+                raise refusal.with_traceback(None)  # it may be shared
             shard = shard_of(request.campaign_id, self._shards)
             if not self._dispatcher.has_room(shard):
                 await self._dispatcher.room(shard, deadline)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Literal, Self
 from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from cluster.tls_settings import TlsSettings
+from cluster.tls_settings import TlsSettings, is_loopback
+from router.limits import Rate
 
 if TYPE_CHECKING:
     from cluster.tls import TlsIdentity
@@ -30,6 +31,20 @@ class RouterSettings(TlsSettings):
     """HOST:PORT, several with commas."""
     key_prefix: str = "seonchak/"
     """Of everything in etcd."""
+    auth: Literal["auto", "on", "off"] = "auto"
+    """Whether callers need an API key; auto: unless it listens on loopback only. Off elsewhere takes insecure, too."""
+    key_cache_max_age_s: float = Field(default=5.0, gt=0)
+    """A router that has not heard from etcd for longer refuses every key: one may have been revoked."""
+    key_rate_per_s: float = Field(default=0.0, ge=0)
+    """Calls with one API key, items of streams included, at this router; beyond: RATE_LIMITED. 0: no limit."""
+    key_burst: int = Field(default=0, ge=0)
+    """So many of them at once; 0: those of a second."""
+    user_rate_per_s: float = Field(default=0.0, ge=0)
+    """IssueCoupon for one user, items of IssueCoupons included, at this router; beyond: RATE_LIMITED. 0: no limit."""
+    user_burst: int = Field(default=0, ge=0)
+    """So many of them at once; 0: those of a second."""
+    audit_log: Path | None = None
+    """A file to which every administrative call is appended; none: it is an event `audit` among the other events."""
     default_timeout_s: float = Field(default=10.0, gt=0)
     """For calls whose client set no deadline, and for one item of a stream."""
     calls_max: int = Field(default=20_000, ge=1)
@@ -62,11 +77,25 @@ class RouterSettings(TlsSettings):
     @model_validator(mode="after")
     def _listens_in_private(self) -> Self:
         self.require_private(self.listen)
+        if self.auth == "off" and not (self.insecure or is_loopback(self.listen)):
+            raise ValueError(f"auth is off and listen is {self.listen}, which others can reach: say insecure, too")
         if (self.public_tls_cert is None) != (self.public_tls_key is None):
             raise ValueError("public_tls_cert and public_tls_key are given together or not at all")
         if self.public_tls_cert is not None and not self.tls:
             raise ValueError("public_tls_cert needs tls_ca, tls_cert and tls_key, too: for nodes and etcd")
         return self
+
+    @property
+    def asks_for_keys(self) -> bool:
+        return self.auth == "on" or (self.auth == "auto" and not is_loopback(self.listen))
+
+    @property
+    def key_rate(self) -> Rate | None:
+        return Rate(self.key_rate_per_s, self.key_burst) if self.key_rate_per_s else None
+
+    @property
+    def user_rate(self) -> Rate | None:
+        return Rate(self.user_rate_per_s, self.user_burst) if self.user_rate_per_s else None
 
     def public_tls_identity(self) -> "TlsIdentity | None":
         """Raises TlsUnusable."""

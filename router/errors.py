@@ -3,7 +3,8 @@
 Knows no transport: a server turns `ApiError.status()` into whatever its protocol calls an error.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TypeAlias
@@ -34,6 +35,10 @@ CODES: Mapping[int, int] = {
     coupon_pb2.NOT_IN_TIME: code_pb2.DEADLINE_EXCEEDED,
     coupon_pb2.ROUTER_STOPPING: code_pb2.UNAVAILABLE,
     coupon_pb2.STORAGE_NEARLY_FULL: code_pb2.RESOURCE_EXHAUSTED,
+    coupon_pb2.KEY_INVALID: code_pb2.UNAUTHENTICATED,
+    coupon_pb2.ROLE_MISSING: code_pb2.PERMISSION_DENIED,
+    coupon_pb2.KEYS_UNKNOWN: code_pb2.UNAVAILABLE,
+    coupon_pb2.RATE_LIMITED: code_pb2.RESOURCE_EXHAUSTED,
 }
 """The one table: ErrorReason -> google.rpc.Code, as coupon.proto documents it."""
 
@@ -157,4 +162,29 @@ def not_in_time() -> ApiError:
 def stopping() -> ApiError:
     return ApiError(
         coupon_pb2.ROUTER_STOPPING, "this router is stopping; ask another one, or this one again", retry_after_s=0.5
+    )
+
+
+def key_invalid() -> ApiError:
+    return ApiError(coupon_pb2.KEY_INVALID, "this call needs a valid API key, as `authorization: Bearer KEY`")
+
+
+def role_missing(method: str, roles: Iterable[str]) -> ApiError:
+    return ApiError(coupon_pb2.ROLE_MISSING, f"{method} needs a key with the role {' or '.join(sorted(roles))}")
+
+
+def keys_unknown() -> ApiError:
+    return ApiError(
+        coupon_pb2.KEYS_UNKNOWN,
+        "this router has not heard from etcd which keys are valid; nothing was done, ask another one or try again",
+        retry_after_s=1.0,
+    )
+
+
+def rate_limited(whose: str, retry_after_s: float) -> ApiError:
+    """Rounded up to the hundredth of a second: like `overloaded`, and never too early."""
+    return ApiError(
+        coupon_pb2.RATE_LIMITED,
+        f"too many calls of this {whose}; nothing was done, try again later",
+        retry_after_s=math.ceil(retry_after_s * 100) / 100,
     )

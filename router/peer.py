@@ -14,6 +14,7 @@ import structlog
 from google.rpc import code_pb2
 
 from router import grpc_wire
+from router.access import Access, Permit
 from router.api import Method, Prompt, Streaming, Unary
 from router.errors import ApiError
 from router.grpc_wire import Failed
@@ -43,6 +44,8 @@ class Head:
     """The whole response, where there is no method."""
     timeout_s: float | None = None
     encoding: bytes | None = None
+    permit: Permit | None = None
+    """None: nobody is asked for a key."""
 
 
 class Host(Protocol):
@@ -50,6 +53,8 @@ class Host(Protocol):
 
     methods: Mapping[bytes, Method]
     budget: Budget
+    access: Access | None
+    """None: nobody is asked for a key."""
 
     full: bool
     """No further call is taken."""
@@ -78,6 +83,7 @@ class Peer(asyncio.Protocol):
         """Unary calls that wait for the client: for the rest of a request, or for room for an answer; since when."""
         self.connection = Connection(self, limits, self._wake)
         self._host = host
+        self._address = ""
         self._transport: asyncio.Transport | None = None
         self._refused = self._resting = False
         self._writable = asyncio.Event()
@@ -88,6 +94,7 @@ class Peer(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's are asyncio.Transports in all but their type.
         self._transport = cast(asyncio.Transport, transport)
+        self._address = _address_of(transport)
         self._host.joined(self)
         self.flush()
 
@@ -196,12 +203,18 @@ class Peer(asyncio.Protocol):
             timeout_s = grpc_wire.timeout_s(request.fields)
         except Failed as error:
             return Head(None, grpc_wire.only_trailers(error.code, error.message))
-        return Head(method, b"", timeout_s, request.fields.get(b"grpc-encoding"))
+        permit, access = None, self._host.access
+        if access is not None:
+            authorization = request.fields.get(b"authorization", b"")
+            permit = access.permit(request.path.decode(), authorization, self._address)
+        return Head(method, b"", timeout_s, request.fields.get(b"grpc-encoding"), permit)
 
     def requested(self, head: Head, data: bytes) -> bytes | Callable[[Stream], None]:
         method = head.method
         if not isinstance(method, Prompt) or self._host.full or (message := grpc_wire.whole(data)) is None:
             return partial(self._open_whole, data)
+        if head.permit is not None and (refusal := head.permit.admit()) is not None:
+            return failure_block(refusal, only=True)
         admitted = self._admit(method, message)
         if isinstance(admitted, Exception):
             self._refused |= admitted.code == code_pb2.RESOURCE_EXHAUSTED
@@ -227,6 +240,8 @@ class Peer(asyncio.Protocol):
         elif full:
             self._refused = True
             self.connection.finish(stream, _FULL)
+        elif stream.head.permit is not None and (refusal := stream.head.permit.admit()) is not None:
+            self._fail(stream, refusal)
         elif isinstance(method, Streaming):
             stream.user = StreamingCall(
                 self.connection, stream, self._inbox(stream), self._context(stream), self._writable
@@ -327,9 +342,16 @@ class Peer(asyncio.Protocol):
             began_s: when its header fields came; None: now.
         """
         timeout_s = stream.head.timeout_s
-        if timeout_s is None:
-            return CallContext(None)
-        return CallContext(deadline_of(timeout_s, self._loop.time() if began_s is None else began_s))
+        deadline = None
+        if timeout_s is not None:
+            deadline = deadline_of(timeout_s, self._loop.time() if began_s is None else began_s)
+        return CallContext(deadline, stream.head.permit, self._address)
+
+
+def _address_of(transport: asyncio.BaseTransport) -> str:
+    """HOST:PORT of the client; empty: it has gone already."""
+    name = transport.get_extra_info("peername")
+    return f"{name[0]}:{name[1]}" if name else ""
 
 
 def deadline_of(timeout_s: float, began_s: float) -> float:

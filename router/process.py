@@ -9,6 +9,7 @@ from functools import partial
 import structlog
 
 from cluster.attach import Cluster, Expectation, attach
+from cluster.audit_log import AuditLog, audit_log
 from cluster.etcd import GrpcEtcd
 from cluster.identity import identity_of
 from cluster.metrics import EtcdTimes, Process, Source, registry_of
@@ -17,6 +18,7 @@ from cluster.records import Keyspace
 from cluster.session import EtcdClient
 from cluster.tls import TlsIdentity
 from proto import node_pb2
+from router.access import Access
 from router.aio_server import AioServer
 from router.config import RouterSettings
 from router.dispatch import Dispatcher, DispatchSettings
@@ -48,8 +50,9 @@ async def run_router(settings: RouterSettings, on_ready: Callable[[str], None]) 
     dial = partial(GrpcEtcd, tls=tls)
     etcd = EtcdClient(settings.endpoints(), dial, rng=rng, answer_max_s=settings.etcd_answer_s_max)
     try:
-        cluster = await attach(etcd, keys, _expectation(settings))
-        await _serve(settings, tls, public_tls, cluster, keys, etcd, rng, on_ready)
+        with audit_log(settings.audit_log) as audit:
+            cluster = await attach(etcd, keys, _expectation(settings))
+            await _serve(settings, tls, public_tls, audit, cluster, keys, etcd, rng, on_ready)
     finally:
         await etcd.close()
 
@@ -58,6 +61,7 @@ async def _serve(
     settings: RouterSettings,
     tls: TlsIdentity | None,
     public_tls: TlsIdentity | None,
+    audit: AuditLog,
     cluster: Cluster,
     keys: Keyspace,
     etcd: EtcdClient,
@@ -77,9 +81,20 @@ async def _serve(
         # Campaign ids that nobody chose come from it, and must not repeat.
         rng=random.SystemRandom(),
         observer=observer,
+        user_rate=settings.user_rate,
     )
+    access = None
+    if settings.asks_for_keys:
+        access = Access(
+            etcd,
+            keys,
+            age_s_max=settings.key_cache_max_age_s,
+            clock=asyncio.get_running_loop().time,
+            audit=audit,
+            rate=settings.key_rate,
+        )
     make_server = AioServer if settings.server == "grpcio" else ApiServer
-    server = make_server(service, ServerSettings(settings.rpcs_max, settings.drain_s_max), public_tls)
+    server = make_server(service, ServerSettings(settings.rpcs_max, settings.drain_s_max), public_tls, access, audit)
     address = server.listen(settings.listen)
     hello = node_pb2.Hello(identity=identity_of(cluster.config), router_id=settings.router_id)
     transport = GrpcNodes(tls)
@@ -103,8 +118,10 @@ async def _serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with asyncio.TaskGroup() as tasks:
-        following = tasks.create_task(topology.run(), name="topology")
-        ready = tasks.create_task(topology.ready.wait(), name="topology-ready")
+        following = [tasks.create_task(topology.run(), name="topology")]
+        if access is not None:
+            following.append(tasks.create_task(access.run(), name="access"))
+        ready = tasks.create_task(_all_ready(topology, access), name="ready")
         stopping = tasks.create_task(stop.wait(), name="stop")
         await asyncio.wait((ready, stopping), return_when=asyncio.FIRST_COMPLETED)
         if not stop.is_set():
@@ -115,7 +132,8 @@ async def _serve(
         log.info("router_stopping", calls=dispatcher.in_flight)
         await server.stop()
         ready.cancel()
-        following.cancel()
+        for task in following:
+            task.cancel()
     if port is not None:
         await port.close()
     log.info("router_stopped")
@@ -138,6 +156,12 @@ async def _operator_port(
     port = OperatorPort(registry_of(process, times, *sources), not_ready)
     log.info("operator_port", address=await port.start(settings.metrics_address()))
     return port
+
+
+async def _all_ready(topology: TopologyFollower, access: Access | None) -> None:
+    await topology.ready.wait()
+    if access is not None:
+        await access.ready.wait()
 
 
 def _expectation(settings: RouterSettings) -> Expectation:

@@ -12,7 +12,9 @@ from typing import Any
 
 import structlog
 
+from cluster.audit_log import AuditLog
 from cluster.tls import TlsIdentity
+from router.access import Access
 from router.api import SERVICE_NAME, Method, Streaming, methods
 from router.health import SERVING, Health
 from router.http2.connection import Limits
@@ -55,11 +57,19 @@ class ServerSettings:
 class ApiServer:
     """To be made inside the event loop that it runs in."""
 
-    def __init__(self, service: CouponService, settings: ServerSettings, tls: TlsIdentity | None = None) -> None:
+    def __init__(
+        self,
+        service: CouponService,
+        settings: ServerSettings,
+        tls: TlsIdentity | None = None,
+        access: Access | None = None,
+        audit: AuditLog | None = None,
+    ) -> None:
         self.health = Health()
+        self.access = access
         self._tls = tls
         self.methods: Mapping[bytes, Method] = {
-            path.encode(): method for path, method in methods(service, self.health).items()
+            path.encode(): method for path, method in methods(service, self.health, audit or AuditLog()).items()
         }
         self.budget = Budget(settings.kept_bytes_max)
         self._service = service

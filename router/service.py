@@ -17,12 +17,14 @@ from cluster.config import shard_of
 from cluster.types import ShardId
 from proto import coupon_pb2, node_pb2
 from router import bulk, errors, follow, validation
+from router.access import Permit
 from router.bulk import BulkIssue
 from router.calls import Issue, Reply
 from router.dispatch import Dispatcher
 from router.errors import ApiError
 from router.follow import Follower
 from router.interrupt import Interrupt
+from router.limits import Buckets, Rate
 from router.listing import list_page
 from router.observer import UNOBSERVED, Observer
 from router.tokens import ListPosition, coupons_token
@@ -30,6 +32,7 @@ from router.tokens import ListPosition, coupons_token
 _CAMPAIGN_ID_ALPHABET = string.ascii_lowercase + string.digits
 _CAMPAIGN_ID_CHARACTERS = 24
 _HOMES_MAX = 1_024
+_USERS_MAX = 200_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,15 @@ class CallContext:
 
     deadline: float | None
     """loop.time() by which an answer has to be ready to be of use; None: the client set no deadline."""
+    permit: Permit | None = None
+    """Of the caller's API key; None: keys are not asked for."""
+    peer: str = ""
+    """The caller's address."""
+
+    def require_permit(self) -> None:
+        """Of a call that lasts: its key may be revoked meanwhile. Raises ApiError."""
+        if self.permit is not None and (refusal := self.permit.refusal()) is not None:
+            raise refusal.with_traceback(None)  # it may be shared
 
 
 Begin = Callable[[CallContext, Reply], None]
@@ -69,8 +81,13 @@ class CouponService:
         settings: ServiceSettings,
         rng: Random,
         observer: Observer = UNOBSERVED,
+        user_rate: Rate | None = None,
     ) -> None:
-        """`rng` also makes the ids of campaigns that come without one: let it be a good one."""
+        """
+        Args:
+            rng: also makes the ids of campaigns that come without one: let it be a good one.
+            user_rate: of IssueCoupon, items of IssueCoupons included, for one user; None: no limit.
+        """
         self._dispatcher = dispatcher
         self._shards = shards
         self._codec = codec
@@ -79,6 +96,7 @@ class CouponService:
         self.observer = observer
         self._homes: dict[bytes, _Home] = {}
         """Of the few campaigns that everybody asks for, by the field with which requests for them begin."""
+        self._users = Buckets(user_rate, _USERS_MAX) if user_rate is not None else None
         self._stop = Interrupt()
         self._stopping = False
 
@@ -109,6 +127,8 @@ class CouponService:
         try:
             request = validation.parse(coupon_pb2.IssueCouponRequest, data)
             validation.check_issue_coupon(request)
+            if self._users is not None and (limited := self._limited(request)) is not None:
+                return limited
         except ApiError as error:
             return error
         if home is None or home.campaign_id != request.campaign_id:
@@ -138,8 +158,21 @@ class CouponService:
             items_in_flight_max=self._settings.stream_items_max,
             stopping=self._stop,
             observer=self.observer,
+            refusal=partial(self._item_refusal, call),
         )
         await stream.run(requests, send)
+
+    def _item_refusal(self, call: CallContext, request: coupon_pb2.IssueCouponRequest) -> ApiError | None:
+        """Why an item counts as one too many, of its caller or of its user."""
+        if call.permit is not None and (refusal := call.permit.take()) is not None:
+            return refusal
+        return self._limited(request)
+
+    def _limited(self, request: coupon_pb2.IssueCouponRequest) -> ApiError | None:
+        if self._users is None:
+            return None
+        wait_s = self._users.take(request.user_id, asyncio.get_running_loop().time())
+        return errors.rate_limited("user", wait_s) if wait_s else None
 
     async def get_coupon(self, request: coupon_pb2.GetCouponRequest, call: CallContext) -> coupon_pb2.GetCouponResponse:
         validation.check_get_coupon(request)

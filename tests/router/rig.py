@@ -14,6 +14,7 @@ import uvloop
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
+from cluster.audit_log import AuditLog
 from cluster.codes import KEY_BYTES, CodeCodec
 from cluster.config import shard_of
 from cluster.kv import Event, KeyValue
@@ -22,6 +23,7 @@ from cluster.tls import TlsIdentity
 from cluster.types import Incarnation, LeaseId, NodeId, Revision, ShardId
 from cluster.watch import Changes, Snapshot
 from proto import coupon_pb2, node_pb2
+from router.access import Access
 from router.aio_server import AioServer
 from router.calls import answer_of
 from router.dispatch import Dispatcher, DispatchSettings
@@ -83,13 +85,14 @@ def run(test: Coroutine[Any, Any, None]) -> None:
 class FedWatches:
     """Stands for the watch of etcd: tells what the test says."""
 
-    def __init__(self) -> None:
+    def __init__(self, watched: tuple[str, str] = KEYS.topology) -> None:
+        self._watched = watched
         self._updates: asyncio.Queue[Snapshot | Changes] = asyncio.Queue()
         self._revision = 0
         self._updates.put_nowait(Snapshot((), Revision(1)))
 
     async def watch(self, start: str, end: str) -> AsyncGenerator[Snapshot | Changes, None]:
-        assert (start, end) == KEYS.topology
+        assert (start, end) == self._watched
         while True:
             yield await self._updates.get()
 
@@ -198,10 +201,15 @@ async def served(router: Rig, settings: ServerSettings | None = None) -> AsyncIt
 
 @asynccontextmanager
 async def listening(
-    router: Rig, settings: ServerSettings | None = None, tls: TlsIdentity | None = None
+    router: Rig,
+    settings: ServerSettings | None = None,
+    tls: TlsIdentity | None = None,
+    access: Access | None = None,
+    audit: AuditLog | None = None,
 ) -> AsyncIterator[tuple[Server, str]]:
     """A server, and its HOST:PORT."""
-    server = underneath.get().server(router.service, settings or ServerSettings(drain_s_max=1.0), tls)
+    settings = settings or ServerSettings(drain_s_max=1.0)
+    server = underneath.get().server(router.service, settings, tls, access, audit)
     address = server.listen("127.0.0.1:0")
     await server.start()
     yield server, address
