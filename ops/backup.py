@@ -34,7 +34,7 @@ from ops.backup_format import (
 from ops.etcd import is_healthy
 from ops.etcd_client import etcd_client
 from ops.etcd_members import etcd_members
-from ops.layout import data_dir_lock, journal_dir, load_layout
+from ops.layout import data_dir_lock, etcd_tls, journal_dir, load_layout, operator
 from ops.reread import Unreadable
 from ops.reread_etcd import etcd_journal
 from ops.reread_file import counted_segments, shard_directories
@@ -73,7 +73,7 @@ async def take_backup(source: Source, target: Path, *, audit: bool) -> Manifest:
     """
     keys = Keyspace(source.key_prefix)
     began = datetime.now(UTC)
-    async with etcd_client(source.etcd_endpoints) as etcd:
+    async with etcd_client(source.etcd_endpoints, source.tls) as etcd:
         await attach(etcd, keys, Expectation())
         found = await read_cluster_keys(etcd, keys)
         config = ClusterConfig.decode(found.values["cluster/config"])
@@ -111,8 +111,8 @@ async def back_up_data_dir(data_dir: Path, target: Path, *, audit: bool) -> Mani
         DataDirInUse, EtcdNotFound, ChildFailed: etcd does not run and could not be started.
     """
     layout = load_layout(data_dir)
-    source = Source(layout.etcd_endpoints, journal_dir=journal_dir(data_dir))
-    if await is_healthy(layout.etcd_endpoints[0]):
+    source = Source(layout.etcd_endpoints, journal_dir=journal_dir(data_dir), tls=operator(layout, data_dir))
+    if await is_healthy(layout.etcd_endpoints[0], etcd_tls(layout, data_dir)):
         return await take_backup(source, target, audit=audit)
     with data_dir_lock(data_dir):
         async with etcd_members(layout, data_dir):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ops.cli_common import DEFAULT_DATA_DIR, JsonOption, fail, print_json
+from ops.cli_identity import operator
 
 if TYPE_CHECKING:
     from ops.backup_format import Backup, Manifest
@@ -45,7 +46,7 @@ def backup(
 
     try:
         if data_dir is None and etcd is not None:
-            source = Source(tuple(etcd.split(",")), key_prefix, journal_dir)
+            source = Source(tuple(etcd.split(",")), key_prefix, journal_dir, operator())
             manifest = asyncio.run(taking.take_backup(source, directory, audit=verify))
         else:
             place = data_dir or Path(DEFAULT_DATA_DIR)
@@ -76,6 +77,7 @@ def restore(
     directory: Annotated[Path, typer.Argument(help="What `backup` has written.")],
     data_dir: Annotated[Path | None, typer.Option(help="A new one, for `seonchak up` to continue.")] = None,
     etcd_members: Annotated[int, typer.Option(min=1, help="With --data-dir: etcd processes, 1 or 3.")] = 1,
+    tls: Annotated[bool, typer.Option("--tls", help="With --data-dir: for `up --tls`.")] = False,
     etcd: EtcdOption = None,
     journal_dir: JournalDirOption = None,
     key_prefix: KeyPrefixOption = "seonchak/",
@@ -98,11 +100,13 @@ def restore(
     try:
         kept = Backup(directory)
         if data_dir is not None:
-            work = restoring.restore_data_dir(kept, data_dir, etcd_members_count=etcd_members, generation=generation)
+            work = restoring.restore_data_dir(
+                kept, data_dir, etcd_members_count=etcd_members, tls=tls, generation=generation
+            )
         else:
             assert etcd is not None
             work = restoring.restore(
-                kept, Source(tuple(etcd.split(",")), key_prefix, journal_dir), generation=generation
+                kept, Source(tuple(etcd.split(",")), key_prefix, journal_dir, operator()), generation=generation
             )
         restored = asyncio.run(work)
     except TimeoutError:
@@ -123,7 +127,7 @@ def restore(
     if as_json:
         print_json(_restored_json(restored))
     else:
-        _show_restored(kept, restored, data_dir, etcd_members)
+        _show_restored(kept, restored, data_dir, etcd_members, tls=tls)
     if not restored.report.ok:
         fail("what was restored breaks rules: `seonchak verify` lists them", as_json=as_json)
 
@@ -145,7 +149,9 @@ def _restored_json(restored: "Restored") -> dict[str, Any]:
     }
 
 
-def _show_restored(kept: "Backup", restored: "Restored", data_dir: Path | None, etcd_members: int) -> None:
+def _show_restored(
+    kept: "Backup", restored: "Restored", data_dir: Path | None, etcd_members: int, *, tls: bool
+) -> None:
     manifest = restored.manifest
     typer.echo(f"restored cluster {manifest.cluster_id} from {kept.root}: {_contents(manifest)}")
     typer.echo(
@@ -155,5 +161,5 @@ def _show_restored(kept: "Backup", restored: "Restored", data_dir: Path | None, 
     if data_dir is not None:
         typer.echo(
             f"go on: seonchak up --data-dir {data_dir} --journal {manifest.journal} --shards {manifest.shards} "
-            f"--etcd-members {etcd_members}"
+            f"--etcd-members {etcd_members}{' --tls' if tls else ''}"
         )

@@ -19,9 +19,10 @@ from cluster.records import Keyspace
 from cluster.session import EtcdClient
 from cluster.types import Revision, ShardId
 from ops.backup_format import Backup, Counts, Manifest, sync_directory
+from ops.certs import make_certs
 from ops.etcd_client import etcd_client
 from ops.etcd_members import etcd_members
-from ops.layout import data_dir_lock, journal_dir, plan_layout
+from ops.layout import certs_dir, data_dir_lock, journal_dir, operator, plan_layout
 from ops.ports import ReservedPorts
 from ops.verify import Report, Source, verify
 
@@ -68,7 +69,7 @@ async def restore(backup: Backup, target: Source, *, generation: int | None = No
     keys = Keyspace(target.key_prefix)
     next_generation = _generation(manifest, generation)
     incarnation = _incarnation(manifest)
-    async with etcd_client(target.etcd_endpoints) as etcd:
+    async with etcd_client(target.etcd_endpoints, target.tls) as etcd:
         await _require_empty(etcd, keys, target, manifest)
         if manifest.journal == "file":
             assert target.journal_dir is not None, "required to be there, and empty"
@@ -89,9 +90,12 @@ async def restore(backup: Backup, target: Source, *, generation: int | None = No
 
 
 async def restore_data_dir(
-    backup: Backup, data_dir: Path, *, etcd_members_count: int = 1, generation: int | None = None
+    backup: Backup, data_dir: Path, *, etcd_members_count: int = 1, tls: bool = False, generation: int | None = None
 ) -> Restored:
     """Into a data directory of `seonchak up`, which must not exist or be empty; `up` continues it.
+
+    Args:
+        tls: with a development CA and certificates of its own.
 
     Raises:
         As `restore`. EtcdNotFound, ChildFailed: etcd could not be started.
@@ -110,9 +114,12 @@ async def restore_data_dir(
             etcd_members=etcd_members_count,
             port=0,
             ports=ports,
+            tls=tls,
         )
+        if tls:
+            make_certs(certs_dir(data_dir))
         async with etcd_members(layout, data_dir):
-            source = Source(layout.etcd_endpoints, journal_dir=journal_dir(data_dir))
+            source = Source(layout.etcd_endpoints, journal_dir=journal_dir(data_dir), tls=operator(layout, data_dir))
             restored = await restore(backup, source, generation=generation)
         layout.save(data_dir)
     return restored

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import grpc
 import grpc.aio
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -17,6 +18,7 @@ from cluster.records import Keyspace, OwnerRecord
 from cluster.types import NodeId, Revision, ShardId
 from cluster.watch import Snapshot
 from ops.etcd_client import etcd_client
+from ops.layout import certs_dir
 from ops.load import LoadSpec, run_load
 from ops.load_stats import ISSUED, Call, LoadResult
 from ops.local import LocalCluster, LocalSpec
@@ -190,8 +192,12 @@ async def running(
     what is its own at once: who owns a shard does not change while a test looks away."""
     defaults: dict[str, Any] = {"shards": 8, "node_env": {"SEONCHAK_SETTLE_S": "0"}}
     asked = LocalSpec(**(defaults | spec), data_dir=data_dir, journal=journal, restart=restart)
-    async with (
-        LocalCluster(asked) as processes,
-        grpc.aio.insecure_channel(processes.router) as channel,
-    ):
+    async with LocalCluster(asked) as processes, _channel(processes) as channel:
         yield Cluster(processes, CouponServiceStub(channel))
+
+
+def _channel(processes: LocalCluster) -> grpc.aio.Channel:
+    if not processes.spec.tls:
+        return grpc.aio.insecure_channel(processes.router)
+    ca = (certs_dir(processes.spec.data_dir) / "ca.crt").read_bytes()
+    return grpc.aio.secure_channel(processes.router, grpc.ssl_channel_credentials(ca))

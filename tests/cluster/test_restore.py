@@ -14,7 +14,6 @@ from cluster.config import JournalKind
 from tests.cluster.support import Cluster, run, running
 
 pytestmark = pytest.mark.cluster
-JOURNALS: list[JournalKind] = ["file", "etcd"]
 KEPT = 40
 LOST = 25
 
@@ -42,15 +41,17 @@ async def issue_many(cluster: Cluster, campaign_id: str, first: int, count: int)
     return {user: answer.coupon.code for user, answer in zip(users, issued, strict=True)}
 
 
-@pytest.mark.parametrize("journal", JOURNALS)
-def test_a_cluster_that_lost_everything_goes_on_from_its_backup(tmp_path: Path, journal: JournalKind) -> None:
+@pytest.mark.parametrize(("journal", "tls"), [("file", False), ("etcd", False), ("etcd", True)])
+def test_a_cluster_that_lost_everything_goes_on_from_its_backup(
+    tmp_path: Path, journal: JournalKind, tls: bool
+) -> None:
     """The backup is taken while the cluster runs. After it: coupons that were there are there, a repetition gets the
     same one, and new ones have codes that nobody was ever given, also not by what is lost."""
     backup, first, second = tmp_path / "backup", tmp_path / "first", tmp_path / "second"
     total = KEPT + 2 * LOST
 
     async def main() -> None:
-        async with running(first, journal) as cluster:
+        async with running(first, journal, tls=tls) as cluster:
             for campaign_id in ("spring", "autumn"):
                 await cluster.create(campaign_id, total)
             kept = await issue_many(cluster, "spring", 0, KEPT)
@@ -60,11 +61,11 @@ def test_a_cluster_that_lost_everything_goes_on_from_its_backup(tmp_path: Path, 
             shard = cluster.shard("spring")
         shutil.rmtree(first)
 
-        report = await done("restore", str(backup), "--data-dir", str(second))
+        report = await done("restore", str(backup), "--data-dir", str(second), *(["--tls"] if tls else []))
         assert report["ok"]
         assert (report["counts"], report["code_generation"]) == (counts, 1)
 
-        async with running(second, journal) as cluster:
+        async with running(second, journal, tls=tls) as cluster:
             _, coupons = await cluster.read("spring")
             assert {coupon.user_id: coupon.code for coupon in coupons} == kept
             assert cluster.shard("spring") == shard
