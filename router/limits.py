@@ -5,6 +5,7 @@ that memory is bounded by who has called lately.
 """
 
 import math
+from collections import OrderedDict
 from dataclasses import dataclass
 
 
@@ -31,8 +32,8 @@ class Buckets:
         self._token_s = 1 / rate.per_s
         self._least_s = (rate.size - 1) * self._token_s
         """With a token in it, a bucket is full so soon, or sooner."""
-        self._full_at: dict[str, float] = {}
-        """In order of the last token taken."""
+        self._full_at: OrderedDict[str, float] = OrderedDict()
+        """In order of the last token taken. A dict would look for its first one among all that are gone."""
 
     def __len__(self) -> int:
         return len(self._full_at)
