@@ -111,18 +111,29 @@ def _cpu_s(cluster: LocalCluster) -> float:
 def figures(found: dict[str, list[Round]]) -> dict[str, float]:
     """Medians, and the median of the rounds' ratios: with recording to without."""
     pairs = list(zip(found[OFF], found[ON], strict=True))
-    return {
-        f"{variant}_{column}": statistics.median(asdict(result)[column] for result in found[variant])
-        for variant in (OFF, ON)
-        for column in ("answers_per_s", "cpu_us")
-    } | {
-        "throughput_ratio": statistics.median(on.answers_per_s / off.answers_per_s for off, on in pairs),
-        "cpu_ratio": statistics.median(on.cpu_us / off.cpu_us for off, on in pairs),
-    }
+    return (
+        {
+            f"{variant}_{column}": statistics.median(asdict(result)[column] for result in found[variant])
+            for variant in (OFF, ON)
+            for column in ("answers_per_s", "cpu_us")
+        }
+        | {
+            "throughput_ratio": statistics.median(on.answers_per_s / off.answers_per_s for off, on in pairs),
+            "cpu_ratio": statistics.median(on.cpu_us / off.cpu_us for off, on in pairs),
+        }
+        | _spread("throughput", [on.answers_per_s / off.answers_per_s for off, on in pairs])
+        | _spread("cpu", [on.cpu_us / off.cpu_us for off, on in pairs])
+    )
+
+
+def _spread(name: str, ratios: list[float]) -> dict[str, float]:
+    """How much the rounds' ratios differ: on a busy machine by more than what is measured."""
+    low, _, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    return {f"{name}_ratio_p25": low, f"{name}_ratio_p75": high}
 
 
 def main(
-    rounds: Annotated[int, typer.Option(min=1, help="Of each variant.")] = 10,
+    rounds: Annotated[int, typer.Option(min=2, help="Of each variant.")] = 10,
     seconds: Annotated[float, typer.Option(min=1.0, help="Of each load.")] = 4.0,
     journal: JournalOption = JournalChoice.ETCD,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document instead of a table.")] = False,
@@ -137,11 +148,16 @@ def main(
         table.add_row(
             job,
             *(f"{row[f'{variant}_answers_per_s']:,.0f}" for variant in (OFF, ON)),
-            f"{row['throughput_ratio']:.3f}",
+            _ratio(row, "throughput"),
             *(f"{row[f'{variant}_cpu_us']:,.1f}" for variant in (OFF, ON)),
-            f"{row['cpu_ratio']:.3f}",
+            _ratio(row, "cpu"),
         )
     Console().print(table)
+
+
+def _ratio(row: dict[str, float], name: str) -> str:
+    low, high = row[f"{name}_ratio_p25"], row[f"{name}_ratio_p75"]
+    return f"{row[f'{name}_ratio']:.3f} ({low:.2f} to {high:.2f})"
 
 
 if __name__ == "__main__":

@@ -39,29 +39,37 @@ class RouterMetrics:
         return now_s
 
     def ended(self, calls: Sequence[PendingCall]) -> None:
+        # A pass for each thing that is counted: comprehensions cost a third of one loop that does it all.
         at_s = now_s()
         grants: list[str] = []
-        unary, items = self._issues[Issue.UNARY], self._issues[Issue.ITEM]
-        streamed = Issue.ITEM
-        for call in calls:
-            # Not looked up in the dict: an Enum's hash costs more than all the rest here.
-            issues = items if call.issue is streamed else unary
-            issues.took_s.append(at_s - call.began_s)
-            result = call.result
-            if isinstance(result, ApiError):
-                issues.refusals[result.reason] += 1
-            elif result.endswith(_ALREADY_ISSUED) and not is_new(result):
-                issues.already_issued += 1
-            else:
-                issues.issued += 1
-                grants.append(call.campaign_id)
-        for issues in (unary, items):
-            issues.duration.observe_all(issues.took_s)
-            issues.took_s.clear()
+        for issue, issues in self._issues.items():
+            mine = [call for call in calls if call.issue is issue]
+            issues.duration.observe_all([at_s - call.began_s for call in mine])
+            new = [
+                call.campaign_id
+                for call in mine
+                if type(call.result) is bytes and not call.result.endswith(_ALREADY_ISSUED)
+            ]
+            if len(new) < len(mine):
+                new += self._not_new(issues, mine)
+            issues.issued += len(new)
+            grants += new
         for campaign_id, count in Counter(grants).items():
             self._grants[campaign_id] += count
             if (forgotten := self._granted.see(campaign_id, at_s)) is not None:
                 del self._grants[forgotten]
+
+    def _not_new(self, issues: "_Issues", calls: Sequence[PendingCall]) -> Iterator[str]:
+        """Count refusals and repetitions; the campaigns of those that only look like repetitions."""
+        for call in calls:
+            result = call.result
+            if isinstance(result, ApiError):
+                issues.refusals[result.reason] += 1
+            elif result.endswith(_ALREADY_ISSUED):
+                if is_new(result):
+                    yield call.campaign_id
+                else:
+                    issues.already_issued += 1
 
     def refused(self, issue: Issue, error: ApiError) -> None:
         self._issues[issue].refusals[error.reason] += 1
@@ -142,8 +150,6 @@ class _Issues:
         self.refusals: dict[int, int] = defaultdict(int)
         """By ErrorReason."""
         self.duration = Histogram()
-        self.took_s: list[float] = []
-        """Not in `duration` yet."""
 
     def outcomes(self) -> Iterator[tuple[str, int]]:
         yield ISSUED, self.issued

@@ -194,3 +194,14 @@ def test_what_looks_like_a_repetition_at_its_end_is_none() -> None:
     coupon = pb.Coupon(request_id="\x10\x01")
     assert is_new(pb.IssueCouponResponse(coupon=coupon).SerializeToString())
     assert not is_new(pb.IssueCouponResponse(coupon=coupon, already_issued=True).SerializeToString())
+    metrics = RouterMetrics()
+    calls = []
+    for already_issued in (False, True):
+        call = PendingCall(1, ShardId(0), node_pb2.ISSUE_COUPON, b"", 0.0, lambda result: None)
+        response = pb.IssueCouponResponse(coupon=coupon, already_issued=already_issued)
+        call.issue, call.campaign_id, call.result = Issue.UNARY, "c", response.SerializeToString()
+        calls.append(call)
+    metrics.ended(calls)
+    found = said(metrics)
+    assert found["issue_outcomes_total", "IssueCoupon", "ISSUED"] == found["router_grants_total", "c"] == 1
+    assert found["issue_outcomes_total", "IssueCoupon", "ALREADY_ISSUED"] == 1
