@@ -36,11 +36,10 @@ class NodeHealth(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # the p
             self._set(service, NOT_SERVING)
 
     def _set(self, service: str, state: int) -> None:
-        if self._states[service] != state:
-            self._states[service] = state
-            # Whoever waits on the old event looks again; whoever comes waits on the next.
-            self._changed.set()
-            self._changed = asyncio.Event()
+        self._states[service] = state
+        # Whoever waits on the old event looks again; whoever comes waits on the next.
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     async def Check(  # noqa: N802  # gRPC's name
         self, request: health_pb2.HealthCheckRequest, context: Context

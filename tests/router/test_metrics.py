@@ -144,14 +144,20 @@ def test_who_finds_a_crowd_is_counted() -> None:
 
 
 def test_campaigns_are_bounded() -> None:
-    """However many there are, the last ones with a grant have a series."""
+    """However many there are, the last ones with a grant have a series; of one that was forgotten it begins anew."""
     metrics = RouterMetrics()
-    for number in range(3 * CAMPAIGNS_MAX):
+
+    def grant(number: int) -> None:
         call = PendingCall(1, ShardId(0), node_pb2.ISSUE_COUPON, b"", 0.0, lambda result: None)
         call.issue, call.campaign_id, call.result = Issue.UNARY, f"c{number}", b"\x0a\x00"
         metrics.ended([call])
+
+    for number in range(3 * CAMPAIGNS_MAX):
+        grant(number)
     found = [key[1] for key in said(metrics) if key[0] == "router_grants_total"]
     assert found == [f"c{number}" for number in range(2 * CAMPAIGNS_MAX, 3 * CAMPAIGNS_MAX)]
+    grant(0)
+    assert said(metrics)["router_grants_total", "c0"] == 1
 
 
 def test_shards_without_owner_and_without_link() -> None:
