@@ -30,6 +30,7 @@ from router.dispatch import Dispatcher, DispatchSettings
 from router.errors import ApiError
 from router.grpc_nodes import GrpcNodes
 from router.interrupt import Interrupted
+from router.limits import Rate
 from router.link import LinkSettings, NodeLink
 from router.observer import UNOBSERVED, Observer
 from router.server import ApiServer, ServerSettings
@@ -162,6 +163,7 @@ async def rig(
     link: LinkSettings | None = None,
     service: ServiceSettings | None = None,
     observer: Observer = UNOBSERVED,
+    user_rate: Rate | None = None,
 ) -> AsyncIterator[Rig]:
     rng = Random(7)
     dispatcher = Dispatcher(SHARDS, dispatch or DispatchSettings(), rng, observer)
@@ -182,6 +184,7 @@ async def rig(
         settings=service or ServiceSettings(),
         rng=rng,
         observer=observer,
+        user_rate=user_rate,
     )
     async with asyncio.TaskGroup() as tasks:
         following = tasks.create_task(follower.run())

@@ -25,7 +25,7 @@ from router.config import RouterSettings
 from router.health import Health
 from router.limits import Rate
 from tests.router.fake_node import issued, running_node
-from tests.router.rig import KEYS, Details, FedWatches, Rig, listening, rig, run
+from tests.router.rig import KEYS, Details, FedWatches, Rig, listening, rig, run, served
 
 pytestmark = pytest.mark.usefixtures("on_every_server")
 
@@ -302,6 +302,34 @@ def test_a_key_s_rate() -> None:
                 assert details.reason == "RATE_LIMITED"
                 assert 0 < (details.retry_s or 0) <= 100
                 await call(here, ISSUE, COUPON, other)
+
+    run(test())
+
+
+def test_a_user_s_rate() -> None:
+    """Without any keys too: IssueCoupon and items of streams count for the user; another user has a rate of his own."""
+
+    async def test() -> None:
+        async with running_node() as node, rig(user_rate=Rate(0.01, 3)) as router, served(router) as (_, client):
+            node.script = issued
+            router.own(node)
+            await client.unary("IssueCoupon", COUPON)
+            stream = client.stream("IssueCoupons")
+            batch = pb.IssueCouponsRequest()
+            for index, user in enumerate(("u", "u", "u", "v")):
+                batch.items.add(index=index, request=pb.IssueCouponRequest(campaign_id="c", user_id=user))
+            await stream.write(batch.SerializeToString())
+            await stream.done_writing()
+            responses = [pb.IssueCouponsResponse.FromString(data) for data in await drained(stream)]
+            results = [result for response in responses for result in response.results]
+            limited = {r.index: Details.of(r.status).reason for r in results if r.HasField("status")}
+            assert limited == {2: "RATE_LIMITED"}
+            with pytest.raises(grpc.aio.AioRpcError) as error:
+                await client.unary("IssueCoupon", COUPON)
+            details = Details.of_rpc(error.value)
+            assert (details.code, details.reason) == (8, "RATE_LIMITED")
+            assert 0 < (details.retry_s or 0) <= 100
+            assert len(node.calls) == 4
 
     run(test())
 
