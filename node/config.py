@@ -1,5 +1,6 @@
 """How a node is told what to do: SEONCHAK_* variables, or the flags of `seonchak node`."""
 
+import socket
 from pathlib import Path
 
 from pydantic import Field, model_validator
@@ -15,12 +16,18 @@ class NodeSettings(TlsSettings):
         env_prefix="SEONCHAK_", frozen=True, extra="ignore", use_attribute_docstrings=True
     )
 
-    node_id: str = Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """Unique in the cluster, the same after a restart."""
+    node_id: str = Field(
+        default_factory=lambda: socket.gethostname(),
+        min_length=1,
+        max_length=64,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+    )
+    """Unique in the cluster, the same after a restart. Not given: the machine's name; a container has its own."""
     listen: str = "127.0.0.1:0"
     """HOST:PORT of the NodeService; port 0: a free one."""
     advertise: str = ""
-    """HOST:PORT under which routers and peers reach it; empty: as it listens."""
+    """HOST:PORT under which routers and peers reach it; empty: as it listens, or the machine's name where it listens on
+    every interface."""
     etcd_endpoints: str = "127.0.0.1:2379"
     """HOST:PORT, several with commas."""
     key_prefix: str = "seonchak/"
@@ -82,6 +89,11 @@ class NodeSettings(TlsSettings):
     def metrics_address(self) -> str:
         """HOST:PORT; empty: no operator's port."""
         return self.metrics_listen if self.metrics_port is None else f"127.0.0.1:{self.metrics_port}"
+
+    def address(self, port: int) -> str:
+        """What others are told, when it listens on `port`."""
+        host = self.listen.rpartition(":")[0]
+        return self.advertise or f"{socket.gethostname() if host in ('0.0.0.0', '[::]') else host}:{port}"
 
     def endpoints(self) -> list[str]:
         return [endpoint.strip() for endpoint in self.etcd_endpoints.split(",") if endpoint.strip()]

@@ -109,12 +109,11 @@ async def _serve(
         ],
         interceptors=[] if tls is None else [OnlyCallers()],
     )
-    host = settings.listen.rpartition(":")[0]
     if tls is None:
         bound = server.add_insecure_port(settings.listen)
     else:
         bound = server.add_secure_port(settings.listen, tls.server_credentials(mutual=True))
-    address = settings.advertise or f"{host}:{bound}"
+    address = settings.address(bound)
     identity = identity_of(cluster.config)
     space = EtcdSpace(etcd, quota_bytes=settings.etcd_quota_bytes, check_s=settings.etcd_space_check_s)
     parts = Parts(

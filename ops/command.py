@@ -10,6 +10,7 @@ from ops import (
     cli_certs,
     cli_cluster,
     cli_coupon,
+    cli_health,
     cli_identity,
     cli_keys,
     cli_load,
@@ -32,6 +33,7 @@ app.command()(cli_cluster.init)
 app.command()(cli_certs.certs)
 app.command()(cli_cluster.status)
 app.command()(cli_cluster.drain)
+app.command()(cli_health.health)
 app.add_typer(cli_campaign.app, name="campaign")
 app.add_typer(cli_keys.app, name="key")
 app.command()(cli_coupon.issue)

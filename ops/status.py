@@ -152,11 +152,12 @@ async def _ask_all(
     addresses: dict[NodeId, str], timeout_s: float, tls: TlsIdentity | None
 ) -> dict[NodeId, node_pb2.GetStatusResponse | str]:
     """Each node's answer, or why there is none."""
-    answers = await asyncio.gather(*(_ask(address, timeout_s, tls) for address in addresses.values()))
+    answers = await asyncio.gather(*(ask_node(address, timeout_s, tls) for address in addresses.values()))
     return dict(zip(addresses, answers, strict=True))
 
 
-async def _ask(address: str, timeout_s: float, tls: TlsIdentity | None) -> node_pb2.GetStatusResponse | str:
+async def ask_node(address: str, timeout_s: float, tls: TlsIdentity | None = None) -> node_pb2.GetStatusResponse | str:
+    """A node's answer, or why there is none: it is not reached, or not registered."""
     async with node_channel(address, tls, [("grpc.enable_http_proxy", 0)]) as channel:
         try:
             answer: node_pb2.GetStatusResponse = await NodeServiceStub(channel).GetStatus(

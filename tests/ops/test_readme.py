@@ -31,7 +31,7 @@ def test_the_configuration_table_is_the_settings(whose: str, settings: type[Base
     """Every setting of the process with its default, and no other."""
     rows = re.findall(r"^\| `([a-z_]+)` \| (node|router|both) \| (.+?) \|", README, re.MULTILINE)
     table = {name: default.strip("`") for name, of, default in rows if of in (whose, "both")}
-    words = {PydanticUndefined: ("required",), "": ("none", "as it listens"), None: ("none",)}
+    words = {PydanticUndefined: ("the machine's name",), "": ("none", "as it listens"), None: ("none",)}
     assert set(table) == set(settings.model_fields)
     for name, field in settings.model_fields.items():
         assert table[name] in words.get(field.default, (str(field.default),)), name

@@ -1,0 +1,102 @@
+"""Every `seonchak` command in the documents is one that the product has, with flags that it has."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tests.ops.command_line import SETTINGS, problems
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = ["README.md", "ops/RUNBOOK.md", "docs/backup.md", "docs/design.md"]
+
+
+def commands_of(text: str) -> list[str]:
+    """What stands after `seonchak` in code: indented blocks, fenced ones, and between back quotes."""
+    found = re.findall(r"(?<!`)`(?:[^`]*/)?seonchak ([^`]+)`(?!`)", text)
+    for line in text.splitlines():
+        code = re.match(r"^\s{4,}(?:\$ )?(?:[\w./-]*/)?(?:docker compose run [^#]*? )?seonchak (.+)$", line)
+        if code:
+            found.append(code[1])
+        elif run := re.match(r"^\s{4,}docker compose run (?:--\S+ |-v \S+ )*init (.+)$", line):
+            found.append(run[1])
+    return [command.split("  #")[0].split(" | ")[0].strip() for command in found]
+
+
+def words_of(command: str) -> list[str]:
+    """As a shell would cut it, without what a document leaves open: `...`, [optional], and what only lists names."""
+    return shlex.split(command.replace("[", "").replace("]", "").replace("...", ""))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_command_exists(document: str) -> None:
+    """With its flags and as many arguments as it takes. A name alone (`seonchak up`) only has to exist."""
+    commands = commands_of((ROOT / document).read_text())
+    assert commands
+    wrong = []
+    for command in commands:
+        words = words_of(command)
+        alone = not any(word.startswith("-") for word in words) and len(words) == 1
+        found = problems([*words, "--help"] if alone else words)
+        wrong += [f"seonchak {command}: {what}" for what in found]
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("command", "what"),
+    [
+        ("fly", "no command"),
+        ("campaign fly", "no command `seonchak campaign fly`"),
+        ("backup /b --color", "no --color"),
+        ("backup", "0 arguments"),
+        ("status --etcd", "needs a value"),
+        ("node --lease-ttl=3", "no --lease-ttl"),
+        ("drain a b", "2 arguments"),
+    ],
+)
+def test_a_wrong_command_is_found(command: str, what: str) -> None:
+    (problem,) = problems(command.split())
+    assert what in problem
+
+
+def test_commands_are_found_in_text() -> None:
+    """In blocks, with a path before it, behind docker compose, and between back quotes."""
+    text = (
+        "Say `seonchak up` and `seonchak drain NODE`, not `the seonchak`.\n\n"
+        "    .venv/bin/seonchak status   # who\n    seonchak verify --json | jq .ok\n"
+        "    docker compose run --rm init status --etcd etcd-0:2379\n"
+    )
+    assert commands_of(text) == ["up", "drain NODE", "status", "verify --json", "status --etcd etcd-0:2379"]
+
+
+ALERTS = [
+    "No owner for a shard",
+    "Lease nearly lost",
+    "Fenced appends",
+    "Commit p99",
+    "Over-issue",
+    "Replay stopped by corruption",
+    "etcd database near its quota",
+    "Queue full",
+]
+
+
+def test_every_alert_has_its_paragraph() -> None:
+    """What it means and what to do, under a heading that an alert can point to."""
+    sections = dict(re.findall(r"^### (.+)\n\n((?:(?!^#).*\n)+)", (ROOT / "ops/RUNBOOK.md").read_text(), re.MULTILINE))
+    assert list(sections) == ALERTS
+    assert all("*Means*" in text and "*Do*" in text for text in sections.values())
+
+
+def test_settings_and_events_in_the_runbook_exist() -> None:
+    """Each setting that it tells somebody to change, and each event that it tells them to look for in a log."""
+    text = (ROOT / "ops/RUNBOOK.md").read_text()
+    named = set(re.findall(r"`([a-z]+(?:_[a-z0-9]+)+)`", text))
+    of_etcd = {name for name in named if name.startswith(("etcd_disk_", "db_bytes", "in_use_bytes"))}
+    settings = {name for of in SETTINGS.values() for name in of.model_fields}
+    sources = "".join(
+        path.read_text() for part in ("node", "cluster", "router") for path in (ROOT / part).rglob("*.py")
+    )
+    levels = {"etcd_space_low", "etcd_space_scarce"}  # named by their level
+    assert not {name for name in named - of_etcd - settings - levels if f'"{name}"' not in sources}
