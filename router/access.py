@@ -22,6 +22,7 @@ from proto import coupon_pb2
 from router import errors, health
 from router.errors import ApiError, reason_name
 from router.limits import Buckets, Rate
+from router.observer import UNOBSERVED, Observer
 
 log = structlog.get_logger()
 
@@ -72,6 +73,7 @@ class Access:
         clock: Callable[[], float],
         audit: AuditLog,
         rate: Rate | None = None,
+        observer: Observer = UNOBSERVED,
     ) -> None:
         """
         Args:
@@ -89,6 +91,7 @@ class Access:
         self._age_s_max = age_s_max
         self._clock = clock
         self._audit = audit
+        self._observer = observer
         self._audited = Buckets(_REFUSALS_AUDITED, 1)
         self._buckets = Buckets(rate, _KEYS_MAX) if rate is not None else None
         self._unknown = errors.keys_unknown()
@@ -150,9 +153,11 @@ class Access:
         return errors.rate_limited("key", wait_s) if wait_s else None
 
     def refused(self, path: str, who: str, peer: str, why: ApiError) -> None:
-        """Somebody tried what is an administrator's."""
+        """A call was. Whoever tried what is an administrator's is written down."""
+        method = path.rpartition("/")[2]
+        self._observer.turned_away(method, why)
         if ROLES.get(path) == _ADMIN and not self._audited.take("", self._clock()):
-            self._audit.record(who=who, what=path.rpartition("/")[2], answer=reason_name(why.reason), peer=peer)
+            self._audit.record(who=who, what=method, answer=reason_name(why.reason), peer=peer)
 
 
 class Permit:

@@ -74,6 +74,12 @@ class RouterMetrics:
     def refused(self, issue: Issue, error: ApiError) -> None:
         self._issues[issue].refusals[error.reason] += 1
 
+    def turned_away(self, method: str, error: ApiError) -> None:
+        if method == Issue.UNARY.value:
+            self.refused(Issue.UNARY, error)
+        else:
+            self._codes[method, error.code] += 1
+
     @contextmanager
     def call(self, method: str) -> Iterator[None]:
         began_s = now_s()

@@ -25,6 +25,10 @@ class Observer(Protocol):
         """One was refused as it came."""
         ...
 
+    def turned_away(self, method: str, error: ApiError) -> None:
+        """An RPC was refused at the door: for its key."""
+        ...
+
     def call(self, method: str) -> AbstractContextManager[None]:
         """Around one RPC of any method but IssueCoupon; what leaves it as an exception is its status."""
         ...
@@ -38,6 +42,8 @@ class _Unobserved:
     def ended(self, calls: Sequence[PendingCall]) -> None: ...
 
     def refused(self, issue: Issue, error: ApiError) -> None: ...
+
+    def turned_away(self, method: str, error: ApiError) -> None: ...
 
     def call(self, method: str) -> AbstractContextManager[None]:
         return nullcontext()

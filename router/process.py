@@ -92,6 +92,7 @@ async def _serve(
             clock=asyncio.get_running_loop().time,
             audit=audit,
             rate=settings.key_rate,
+            observer=observer,
         )
     make_server = AioServer if settings.server == "grpcio" else ApiServer
     server = make_server(service, ServerSettings(settings.rpcs_max, settings.drain_s_max), public_tls, access, audit)

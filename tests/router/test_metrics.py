@@ -1,15 +1,22 @@
 """What a router counts: every request once, by what its caller was told."""
 
 import asyncio
+import io
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 
 import grpc.aio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster.audit_log import AuditLog
 from cluster.types import ShardId
+from cluster.watch import Changes, Snapshot
 from proto import coupon_pb2 as pb
 from proto import node_pb2
+from router.access import Access
+from router.api import SERVICE_NAME
 from router.calls import Issue, PendingCall
 from router.dispatch import DispatchSettings
 from router.errors import ApiError
@@ -17,7 +24,7 @@ from router.metrics import CAMPAIGNS_MAX, RouterMetrics, RouterView, is_new
 from router.service import ServiceSettings
 from tests.metrics.reading import said
 from tests.router.fake_node import issued, refusal, running_node
-from tests.router.rig import SHARDS, Client, Rig, rig, run, served
+from tests.router.rig import KEYS, SHARDS, Client, Rig, rig, run, served
 from tests.router.test_streams import Bulk, items
 
 
@@ -211,3 +218,31 @@ def test_what_looks_like_a_repetition_at_its_end_is_none() -> None:
     found = said(metrics)
     assert found["issue_outcomes_total", "IssueCoupon", "ISSUED"] == found["router_grants_total", "c"] == 1
     assert found["issue_outcomes_total", "IssueCoupon", "ALREADY_ISSUED"] == 1
+
+
+def test_who_is_turned_away_counts_too() -> None:
+    """For want of a key: by status, and where coupons were asked for by the reason as well."""
+
+    async def test() -> None:
+        metrics = RouterMetrics()
+        loop = asyncio.get_running_loop()
+        etcd, audit = _Etcd(loop.time() + 3_600), AuditLog(io.StringIO())
+        access = Access(etcd, KEYS, age_s_max=5.0, clock=loop.time, audit=audit, observer=metrics)
+        for method in ("IssueCoupon", "IssueCoupon", "CreateCampaign"):
+            permit = access.permit(f"/{SERVICE_NAME}/{method}", b"", "10.0.0.1:1")
+            assert permit is not None
+            assert permit.admit() is not None
+        found = said(metrics)
+        assert found["calls_total", "IssueCoupon", "UNAUTHENTICATED"] == 2
+        assert found["issue_outcomes_total", "IssueCoupon", "KEY_INVALID"] == 2
+        assert found["calls_total", "CreateCampaign", "UNAUTHENTICATED"] == 1
+
+    run(test())
+
+
+@dataclass
+class _Etcd:
+    proved_s: float
+
+    def watch(self, start: str, end: str) -> AsyncGenerator[Snapshot | Changes, None]:
+        raise AssertionError("nobody follows the keys here")
