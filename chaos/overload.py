@@ -22,7 +22,7 @@ def collapses(overload: Overload) -> Iterator[Violation]:
     moved = sum(overload.epochs_after.get(shard) != epoch for shard, epoch in overload.epochs_before.items())
     if moved:
         found.append(f"{moved} shards have another epoch than before")
-    share = overload.goodput_per_s / overload.peak_per_s if overload.peak_per_s else 0.0
+    share = _share(overload)
     if share < GOODPUT_SHARE_MIN:
         found.append(f"goodput was {share:.0%} of the peak")
     for what in found:
@@ -42,5 +42,11 @@ def describe(overload: Overload) -> str:
     outcomes = ", ".join(f"{count:,} {name}" for name, count in overload.outcomes.items())
     return (
         f"overload [{overload.from_s:.3f} s, {overload.to_s:.3f}]: peak {overload.peak_per_s:,.0f} grants/s, "
-        f"asked for {overload.asked_per_s:,.0f}/s, goodput {overload.goodput_per_s:,.0f} grants/s; {outcomes}"
+        f"asked for {overload.asked_per_s:,.0f}/s, goodput {overload.goodput_per_s:,.0f} grants/s "
+        f"({_share(overload):.0%}); {outcomes}"
     )
+
+
+def _share(overload: Overload) -> float:
+    """Of the peak that was left."""
+    return overload.goodput_per_s / overload.peak_per_s if overload.peak_per_s else 0.0

@@ -10,6 +10,7 @@ from itertools import accumulate, pairwise
 from math import ceil
 
 from chaos.history import DECIDED, Call, Fault, History, Operation, Phase
+from chaos.overload import describe
 from chaos.verdict import Verdict
 
 GAPS_SHOWN = 5
@@ -150,6 +151,7 @@ def report_text(title: str, history: History, verdict: Verdict) -> str:
     )
     lines += ["", "faults"]
     lines += [_fault_line(fault) for fault in history.faults] or ["  none"]
+    lines += [f"  {describe(overload)}" for overload in history.overloads]
     lines += ["", "longest gaps: no grant although somebody waited"]
     lines += [
         f"  {gap.length_s * 1e3:9,.1f} ms  {gap.campaign_id}, from {gap.from_s:.3f} s{_during(gap, history.faults)}"

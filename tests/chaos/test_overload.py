@@ -17,7 +17,7 @@ BORNE = Overload(10.0, 70.0, 1_000.0, 3_000.0, 850.0, EPOCHS, EPOCHS, 0, {"ISSUE
 def test_one_that_was_borne() -> None:
     """Nothing moved and enough was granted."""
     assert not [*collapses(BORNE), *underload(BORNE)]
-    assert describe(BORNE).endswith("goodput 850 grants/s; 5 ISSUED, 9 OVERLOADED")
+    assert describe(BORNE).endswith("goodput 850 grants/s (85%); 5 ISSUED, 9 OVERLOADED")
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,12 @@
 """The report's figures are those of the history, and the picture shows them."""
 
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
 
 from chaos.chart import report_svg
-from chaos.history import Call, Fault, History, Operation, Outcome, Phase, Trace
+from chaos.history import Call, Fault, History, Operation, Outcome, Overload, Phase, Trace
 from chaos.report import figures_of, report_text
 from chaos.verdict import Kind, Verdict, Violation
 from tests.chaos.script import coupon
@@ -66,6 +67,13 @@ def test_the_text() -> None:
     assert "4.000 to 6.000 s  kill <a> & b: epoch_changed (shard 3: 1.5 to 1.8)" in text
     assert "3,100.0 ms  c, from 3.900 s, with kill <a> & b" in text
     assert text.rstrip().splitlines()[-2:] == ["verdict: CLEAN", "judged: 5 calls"]
+
+
+def test_the_text_of_an_overload() -> None:
+    """What was carried and what was asked for, also when it was borne."""
+    borne = Overload(10.0, 70.0, 1_000.0, 3_000.0, 850.0, {}, {}, 0, {"granted": 5}, ("f",), 5, 6)
+    text = report_text("run 7", replace(_history(), overloads=(borne,)), CLEAN)
+    assert "peak 1,000 grants/s, asked for 3,000/s, goodput 850 grants/s (85%)" in text
 
 
 @pytest.mark.parametrize(
