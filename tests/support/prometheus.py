@@ -54,11 +54,14 @@ class Prometheus:
         return await asyncio.to_thread(get)
 
     async def serves(self) -> bool:
-        try:
-            await self.query("1")
-        except OSError:
-            return False
-        return True
+        def get() -> bool:
+            try:
+                with urllib.request.urlopen(f"http://{self.address}/-/ready", timeout=20):
+                    return True
+            except OSError:
+                return False  # nobody listens, or it says 503: not yet
+
+        return await asyncio.to_thread(get)
 
 
 def _configure(targets: Path, directory: Path) -> None:
