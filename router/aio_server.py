@@ -89,7 +89,8 @@ class AioServer:
     async def stop(self) -> None:
         """Says NOT_SERVING, refuses what is new, answers what it has (for `drain_s_max` at most), ends."""
         self.health.shut_down()
-        self._service.stop()
+        self._service.end_streams()
+        self._service.refuse()
         try:
             async with asyncio.timeout(self._settings.drain_s_max):
                 await self._idle.wait()

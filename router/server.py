@@ -28,6 +28,8 @@ _BACKLOG = 4_096
 _CONNECTIONS_MIN = 4
 """So many it takes, at the least, to have all the calls that the server takes."""
 _LOOK_S = 1.0
+_SERVE_ON_S = 1.0
+"""So long a stopping server takes calls on the connections that it has: by then clients know that they should go."""
 _LATE_S = 1.0
 """A look that comes so much too late: it was this process that stood still."""
 _LINGER_S = 0.2
@@ -126,11 +128,21 @@ class ApiServer:
         self.health.set(SERVICE_NAME, SERVING)
 
     async def stop(self) -> None:
-        """Says NOT_SERVING, refuses what is new, answers what it has (for `drain_s_max` at most), ends."""
+        """Listens no more and says NOT_SERVING, answers what it has (for `drain_s_max` at most), ends.
+
+        Clients are told to go elsewhere. What they send before they have heard that is served like any other call, so
+        that none fails for a client that has another router to go to; whoever still sends after that is refused.
+        """
+        self._closed = True
+        for server in self._servers:
+            server.close()
+        for listening in self._sockets:
+            listening.close()
         self.health.shut_down()
-        self._service.stop()
+        self._service.end_streams()
         for peer in self._peers:
             peer.connection.announce_end()
+        refusing = asyncio.get_running_loop().call_later(_SERVE_ON_S, self._service.refuse)
         try:
             async with asyncio.timeout(self._settings.drain_s_max):
                 # A turn of the loop for those who watch our health: the end must not come before what is said.
@@ -140,11 +152,8 @@ class ApiServer:
                     await self._idle.wait()
         except TimeoutError:
             log.warning("drain_cut_short", calls=self._calls)
-        self._closed = True
-        for server in self._servers:
-            server.close()
-        for listening in self._sockets:
-            listening.close()
+        refusing.cancel()
+        self._service.refuse()
         for peer in tuple(self._peers):
             peer.connection.end()
             peer.flush()

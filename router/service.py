@@ -98,12 +98,16 @@ class CouponService:
         """Of the few campaigns that everybody asks for, by the field with which requests for them begin."""
         self._users = Buckets(user_rate, _USERS_MAX) if user_rate is not None else None
         self._stop = Interrupt()
-        self._stopping = False
+        self._stopping = self._streams_end = False
 
-    def stop(self) -> None:
-        """From now on every new call is refused, and streams end when what they have read is answered."""
-        self._stopping = True
+    def end_streams(self) -> None:
+        """From now on no stream is begun, and those that are open end when what they have read is answered."""
+        self._streams_end = True
         self._stop.fire()
+
+    def refuse(self) -> None:
+        """From now on every new call is refused."""
+        self._stopping = True
 
     # --- coupons -----------------------------------------------------------------------------------------------------
 
@@ -149,7 +153,7 @@ class CouponService:
         self, requests: AsyncIterator[coupon_pb2.IssueCouponsRequest], call: CallContext, send: bulk.Send
     ) -> None:
         """Returns after the client's half-close, when every item has its result."""
-        self._require_running()
+        self._require_streaming()
         stream = BulkIssue(
             self._dispatcher,
             shards=self._shards,
@@ -254,7 +258,7 @@ class CouponService:
     ) -> None:
         """Ends only by an error, or with the caller's task."""
         validation.check_watch_campaign(request)
-        self._require_running()
+        self._require_streaming()
         follower = Follower(
             self._dispatcher,
             shard_of(request.campaign_id, self._shards),
@@ -289,6 +293,10 @@ class CouponService:
         if call.deadline is not None:
             return call.deadline
         return asyncio.get_running_loop().time() + self._settings.default_timeout_s
+
+    def _require_streaming(self) -> None:
+        if self._streams_end:
+            raise errors.stopping()
 
     def _require_running(self) -> None:
         if self._stopping:

@@ -167,7 +167,7 @@ def test_an_unreachable_router_is_named(run: Terminal) -> None:
         ("up", "--journal", "tape"),
         ("up", "--shards", "5000"),
         ("node", "--lease-ttl-s", "soon", "--node-id", "n"),
-        ("node",),
+        ("node", "--node-id", ""),
         ("router", "--no-such-flag"),
         ("nonsense",),
     ],

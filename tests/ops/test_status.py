@@ -12,6 +12,7 @@ import pytest
 from cluster.kv import Put, Txn
 from cluster.records import Keyspace, NodeRecord, NodeState, OwnerRecord
 from cluster.session import EtcdClient
+from cluster.tls import TlsIdentity
 from cluster.types import Incarnation, LeaseId, NodeId, ShardId
 from ops import status
 from ops.bootstrap import ensure_cluster
@@ -74,7 +75,7 @@ async def running(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Cluster]:
     cluster = Cluster()
 
     @asynccontextmanager
-    async def client(endpoints: Sequence[str]) -> AsyncIterator[EtcdClient]:
+    async def client(endpoints: Sequence[str], tls: TlsIdentity | None) -> AsyncIterator[EtcdClient]:
         yield cluster.client
 
     monkeypatch.setattr(status, "etcd_client", client)

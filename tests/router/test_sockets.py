@@ -644,6 +644,59 @@ def test_watchers_of_health_do_not_hold_a_stopping_server() -> None:
     run(test())
 
 
+def test_a_stopping_server_takes_calls_until_its_clients_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It listens no more. Who was told to go and has not heard it yet is served; who does not go is refused, and told
+    when to come again; streams are refused at once."""
+
+    async def test() -> None:
+        monkeypatch.setattr("router.server._SERVE_ON_S", 600.0)
+        async with place(ServerSettings(drain_s_max=60.0)) as (here, node):
+            node.script = silent
+            client = await here.client()
+            client.say(issue(1))
+            await node.came(1)
+            stopping = asyncio.create_task(here.server.stop())
+            await client.until(lambda one: one.kind == frames.GOAWAY)
+            with pytest.raises(ConnectionRefusedError):
+                await asyncio.open_connection(*here.address)
+            node.script = issued
+            client.say(issue(3))
+            assert (await client.ended(3))[b"grpc-status"] == b"0"
+            client.say(begin(5, "IssueCoupons"))
+            assert (await client.ended(5))[b"grpc-status"] == b"%d" % code_pb2.UNAVAILABLE
+            here.router.service.refuse()  # as the server does when the time is over
+            client.say(issue(7))
+            assert (await client.ended(7))[b"grpc-status"] == b"%d" % code_pb2.UNAVAILABLE
+            assert not stopping.done()
+            node.say(issued(node.calls[0]))
+            assert (await client.ended(1))[b"grpc-status"] == b"0"
+            await stopping
+
+    run(test())
+
+
+def test_who_does_not_go_is_refused_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a client that never goes would keep a stopping server for all of drain_s_max."""
+
+    async def test() -> None:
+        monkeypatch.setattr("router.server._SERVE_ON_S", 0.0)
+        async with place(ServerSettings(drain_s_max=60.0)) as (here, node):
+            node.script = silent
+            client = await here.client()
+            client.say(issue(1))
+            await node.came(1)
+            stopping = asyncio.create_task(here.server.stop())
+            await client.until(lambda one: one.kind == frames.GOAWAY)
+            await here.reached(lambda: here.router.service._stopping)
+            client.say(issue(3))
+            assert (await client.ended(3))[b"grpc-status"] == b"%d" % code_pb2.UNAVAILABLE
+            assert len(node.calls) == 1
+            node.say(issued(node.calls[0]))
+            await stopping
+
+    run(test())
+
+
 def test_a_stopping_server_ends_though_a_client_does_not_read() -> None:
     """What it would not take does not hold the end for longer than a moment."""
 
@@ -748,6 +801,7 @@ def test_a_call_that_comes_at_the_end_is_answered_or_can_be_repeated(calls: int)
                 if count > 1:
                     asyncio.get_running_loop().call_soon(call_again, count - 1)
 
+            node.script = lambda call: node_pb2.Reply(call_id=call.call_id, response=b"")
             node.say(issued(node.calls[0]))
             call_again(calls)
             assert (await first.ended(1))[b"grpc-status"] == b"0"
