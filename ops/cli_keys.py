@@ -2,6 +2,7 @@
 
 import asyncio
 import getpass
+import os
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -129,7 +130,15 @@ def _audit(path: Path | None, what: str, **details: str) -> Iterator[dict[str, s
             raise
         finally:
             # A command's own log shows warnings only.
-            (audit if path is not None else AuditLog(sys.stderr)).record(who=getpass.getuser(), what=what, **entry)
+            (audit if path is not None else AuditLog(sys.stderr)).record(who=_user(), what=what, **entry)
+
+
+def _user() -> str:
+    """A container's user has no name as a rule."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
 
 
 def _ask(
