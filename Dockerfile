@@ -23,7 +23,7 @@ FROM python:3.13-slim
 COPY --from=build /opt/seonchak /opt/seonchak
 ENV PATH=/opt/seonchak/bin:$PATH PYTHONDONTWRITEBYTECODE=1
 USER 65532:65532
-EXPOSE 7000 50051
+EXPOSE 7000 50051 9464
 # Of a router. A node's container asks with `seonchak health --node` instead: see docker-compose.yml.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=15s --retries=3 CMD ["seonchak", "health"]
 ENTRYPOINT ["seonchak"]

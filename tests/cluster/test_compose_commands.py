@@ -7,6 +7,8 @@ import asyncio
 import re
 import shutil
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -114,7 +116,7 @@ def test_the_commands_make_a_cluster(tmp_path: Path) -> None:
                 for service in ("node", "router"):
                     for name in replicas(service):
                         # A container's name is its own; here all are on one machine.
-                        env = found[service]["environment"] | {"SEONCHAK_NODE_ID": name}
+                        env = found[service]["environment"] | {"SEONCHAK_NODE_ID": name, "SEONCHAK_ROUTER_ID": name}
                         argv = seonchak(found[service]["command"])
                         child = await start(machine.child(name, argv, env, says_ready=True))
                         await child.ready(60)
@@ -123,12 +125,33 @@ def test_the_commands_make_a_cluster(tmp_path: Path) -> None:
                         kind, command, *check = found[service]["healthcheck"]["test"]
                         assert (kind, command) == ("CMD", "seonchak")
                         await ends_well(seonchak([machine.here(name, word) for word in check]))
+                        await scraped(machine.at(name, "9464"), service, name)
                 assert found["gateway"]["command"][:2] == ["haproxy", "-f"]
                 config = gateway_config(machine)
                 await start(machine.child("gateway", [str(HAPROXY), "-f", str(config)], {}, says_ready=False))
                 await grant(machine.at("gateway", "50051"), stopping)
 
     run(main)
+
+
+async def scraped(address: str, service: str, name: str) -> None:
+    """It is ready, and shows its metrics, where Prometheus and probes ask."""
+
+    def get(path: str) -> str:
+        with urllib.request.urlopen(f"http://{address}{path}", timeout=20) as response:
+            text: str = response.read().decode()
+            return text
+
+    while True:
+        try:
+            assert await asyncio.to_thread(get, "/readyz") == "ok\n"
+            break
+        except urllib.error.HTTPError as error:
+            if error.code != 503:
+                raise
+            await asyncio.sleep(0.1)  # it has just begun; the test's timeout bounds this
+    metrics = await asyncio.to_thread(get, "/metrics")
+    assert f'seonchak_build_info{{name="{name}",role="{service}",' in metrics
 
 
 async def grant(gateway: str, stopping: Child) -> None:

@@ -11,6 +11,8 @@ ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "docker-compose.yml"
 DOCKERFILE = ROOT / "Dockerfile"
 KUBERNETES = ROOT / "ops" / "kubernetes"
+PROMETHEUS = ROOT / "ops" / "prometheus"
+GRAFANA = ROOT / "ops" / "grafana"
 IMAGE = "seonchak"
 
 
@@ -33,6 +35,12 @@ def ours() -> dict[str, Any]:
 
 def etcds() -> dict[str, Any]:
     return {name: service for name, service in services().items() if "/etcd:" in service["image"]}
+
+
+def mounts(service: Mapping[str, Any]) -> dict[str, Path]:
+    """Directories of this repository, by their path in the container."""
+    found = (volume.split(":") for volume in service["volumes"] if volume.startswith("."))
+    return {target: (ROOT / source).resolve() for source, target, *_ in found}
 
 
 def flags(command: list[str]) -> dict[str, str]:

@@ -10,11 +10,9 @@ import tomllib
 import pytest
 
 from node.config import NodeSettings
-from tests.ops.command_line import VARIABLES, problems
+from router.config import RouterSettings
+from tests.ops.command_line import SETTINGS, VARIABLES, problems, settings_of
 from tests.ops.deployment import COMPOSE, DOCKERFILE, IMAGE, ROOT, compose, etcds, flags, ours, services
-
-OTHERS_FILES = {"./ops/prometheus", "./ops/grafana/provisioning"}
-"""Mounted, and not part of this change."""
 
 
 def test_the_schema() -> None:
@@ -51,6 +49,22 @@ def test_every_variable_of_ours_is_a_setting() -> None:
     for name, service in ours().items():
         of_command = VARIABLES.get(service["command"][0], set())
         assert not service.get("environment", {}).keys() - of_command, name
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_the_product_takes_the_settings(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them together: it listens without TLS since this file says so, and asks for keys if it is told to."""
+    service = services()[name]
+    settings = settings_of(service["command"], service["environment"], monkeypatch)
+    assert not settings.tls
+    assert settings.insecure
+    assert settings.metrics_listen == "0.0.0.0:9464"
+    if isinstance(settings, RouterSettings):
+        assert not settings.asks_for_keys
+        assert 'SEONCHAK_AUTH: "${SEONCHAK_AUTH:-off}"' in COMPOSE.read_text()
+        told = settings_of(service["command"], service["environment"] | {"SEONCHAK_AUTH": "on"}, monkeypatch)
+        assert isinstance(told, RouterSettings)
+        assert told.asks_for_keys
 
 
 def test_nodes_and_routers_find_etcd() -> None:
@@ -90,7 +104,10 @@ def test_ports_are_those_that_are_listened_on() -> None:
     (bound,) = re.findall(r"bind :(\d+)", config)
     assert found["gateway"]["ports"] == [f"127.0.0.1:50051:{bound}"]
     assert found["gateway"]["healthcheck"]["test"][-1] == bound
-    assert f"EXPOSE {listens['node']} {listens['router']}\n" in DOCKERFILE.read_text()
+    (metrics,) = {
+        of["environment"]["SEONCHAK_METRICS_LISTEN"].rpartition(":")[2] for of in (found["node"], found["router"])
+    }
+    assert f"EXPOSE {listens['node']} {listens['router']} {metrics}\n" in DOCKERFILE.read_text()
 
 
 def test_everything_published_is_on_loopback() -> None:
@@ -132,7 +149,8 @@ def test_paths_that_are_mounted_exist() -> None:
         for volume in service.get("volumes", [])
         if volume.startswith(".")
     }
-    assert not {path for path in mounted - OTHERS_FILES if not (ROOT / path).exists()}
+    assert mounted
+    assert not {path for path in mounted if not (ROOT / path).is_dir()}
 
 
 def test_a_drain_has_the_time_that_it_may_take() -> None:
@@ -150,10 +168,10 @@ def test_a_node_is_named_by_its_container(monkeypatch: pytest.MonkeyPatch) -> No
     assert not {"SEONCHAK_NODE_ID", "SEONCHAK_ADVERTISE"} & node["environment"].keys()
     monkeypatch.setattr(socket, "gethostname", lambda: "3f2a9c0d11ee")
     listen = node["command"][node["command"].index("--listen") + 1]
-    settings = NodeSettings(listen=listen)
+    settings = NodeSettings(listen=listen, insecure=True)
     assert (settings.node_id, settings.address(7000)) == ("3f2a9c0d11ee", "3f2a9c0d11ee:7000")
-    assert NodeSettings(listen="10.0.0.5:0").address(7123) == "10.0.0.5:7123"
-    assert NodeSettings(listen=listen, advertise="a:1", node_id="a").address(7000) == "a:1"
+    assert NodeSettings(listen="10.0.0.5:0", insecure=True).address(7123) == "10.0.0.5:7123"
+    assert NodeSettings(listen=listen, insecure=True, advertise="a:1", node_id="a").address(7000) == "a:1"
 
 
 @pytest.mark.skipif(shutil.which("haproxy") is None, reason="haproxy is not installed: its configuration is unchecked")
