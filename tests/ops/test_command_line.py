@@ -5,22 +5,26 @@ import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.ops.command_line import SETTINGS, problems
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = ["README.md", "ops/RUNBOOK.md", "docs/backup.md", "docs/design.md"]
+DOCUMENTS = ["README.md", "ops/RUNBOOK.md", "ops/kubernetes/README.md", "docs/backup.md", "docs/design.md"]
+IN_CODE = re.compile(
+    r"^\s{4,}(?:\$ )?"
+    r"(?:(?:\w+=\S+ )*(?:docker compose run [^#]*? |kubectl exec [^#]*? -- )?(?:[\w./-]*/)?seonchak"
+    r"|docker compose run (?:--\S+ |-v \S+ )*init) (.+)$"
+)
+"""Variables, what runs it in a container, a path, and then the command."""
 
 
 def commands_of(text: str) -> list[str]:
     """What stands after `seonchak` in code: indented blocks, fenced ones, and between back quotes."""
-    found = re.findall(r"(?<!`)`(?:[^`]*/)?seonchak ([^`]+)`(?!`)", text)
-    for line in text.splitlines():
-        code = re.match(r"^\s{4,}(?:\$ )?(?:[\w./-]*/)?(?:docker compose run [^#]*? )?seonchak (.+)$", line)
-        if code:
+    found = re.findall(r"(?<!`)`(?:[\w./-]*/)?seonchak ([^`]+)`(?!`)", text)
+    for line in text.replace("\\\n", "").splitlines():
+        if code := IN_CODE.match(line):
             found.append(code[1])
-        elif run := re.match(r"^\s{4,}docker compose run (?:--\S+ |-v \S+ )*init (.+)$", line):
-            found.append(run[1])
     return [command.split("  #")[0].split(" | ")[0].strip() for command in found]
 
 
@@ -53,6 +57,8 @@ def test_every_command_exists(document: str) -> None:
         ("status --etcd", "needs a value"),
         ("node --lease-ttl=3", "no --lease-ttl"),
         ("drain a b", "2 arguments"),
+        ("--tls-ca ca.crt campaign fly", "no command `seonchak campaign fly`"),
+        ("--tls-cart ca.crt campaign list", "no --tls-cart"),
     ],
 )
 def test_a_wrong_command_is_found(command: str, what: str) -> None:
@@ -66,27 +72,35 @@ def test_commands_are_found_in_text() -> None:
         "Say `seonchak up` and `seonchak drain NODE`, not `the seonchak`.\n\n"
         "    .venv/bin/seonchak status   # who\n    seonchak verify --json | jq .ok\n"
         "    docker compose run --rm init status --etcd etcd-0:2379\n"
+        "    SEONCHAK_API_KEY=sck_... bin/seonchak --tls-ca ca.crt \\\n        campaign list\n"
+        "    kubectl exec --namespace seonchak deployment/seonchak-router -- seonchak status --json\n"
     )
-    assert commands_of(text) == ["up", "drain NODE", "status", "verify --json", "status --etcd etcd-0:2379"]
-
-
-ALERTS = [
-    "No owner for a shard",
-    "Lease nearly lost",
-    "Fenced appends",
-    "Commit p99",
-    "Over-issue",
-    "Replay stopped by corruption",
-    "etcd database near its quota",
-    "Queue full",
-]
+    found = ["up", "drain NODE", "status", "verify --json", "status --etcd etcd-0:2379"]
+    found += ["--tls-ca ca.crt         campaign list", "status --json"]
+    assert commands_of(text) == found
 
 
 def test_every_alert_has_its_paragraph() -> None:
-    """What it means and what to do, under a heading that an alert can point to."""
-    sections = dict(re.findall(r"^### (.+)\n\n((?:(?!^#).*\n)+)", (ROOT / "ops/RUNBOOK.md").read_text(), re.MULTILINE))
-    assert list(sections) == ALERTS
-    assert all("*Means*" in text and "*Do*" in text for text in sections.values())
+    """Under its own name, and no other: how bad it is, what it means, what to do. The alert says where."""
+    text = (ROOT / "ops/RUNBOOK.md").read_text()
+    sections = dict(re.findall(r"^### (.+)\n\n((?:(?!^#).*\n)+)", text[text.index("\n## Alerts\n") :], re.MULTILINE))
+    groups = yaml.safe_load((ROOT / "ops/prometheus/alerts.yml").read_text())["groups"]
+    alerts = {rule["alert"]: rule for group in groups for rule in group["rules"]}
+    assert set(sections) == set(alerts)
+    assert re.findall(r"^### (.+)$", text, re.MULTILINE) == list(sections), "none of them twice"
+    for name, said in sections.items():
+        assert said.lower().startswith(f"{alerts[name]['labels']['severity']}. "), name
+        assert "*Means*" in said, name
+        assert "*Do*" in said, name
+        assert alerts[name]["annotations"]["runbook"] == f"ops/RUNBOOK.md#{name.lower()}"
+
+
+def test_places_in_the_runbook_exist() -> None:
+    """Sections that it sends the reader to, by their heading or their alert's name."""
+    text = (ROOT / "ops/RUNBOOK.md").read_text()
+    headings = re.findall(r"^##+ (.+)$", text, re.MULTILINE)
+    assert set(re.findall(r"Seonchak[A-Z]\w+", text)) <= set(headings)
+    assert set(re.findall(r"see \*([^*]+)\*", text)) <= set(headings)
 
 
 def test_settings_and_events_in_the_runbook_exist() -> None:
