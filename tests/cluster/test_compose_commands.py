@@ -6,9 +6,6 @@ What a container would have of its own is put in its place: its name, its ports 
 import asyncio
 import re
 import shutil
-import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -16,59 +13,17 @@ from pathlib import Path
 import grpc.aio
 import pytest
 
-from ops.child import Child, ChildSpec
+from ops.child import Child
 from ops.etcd import find_etcd, is_healthy
 from ops.ports import ReservedPorts
 from proto import coupon_pb2
 from proto.coupon_pb2_grpc import CouponServiceStub
+from tests.cluster.machine import Machine, ends_well, get, seonchak
 from tests.cluster.support import run
 from tests.ops.deployment import ROOT, etcds, services
 
 pytestmark = pytest.mark.cluster
 HAPROXY = shutil.which("haproxy")
-
-
-class Machine:
-    """Where each container's addresses are here."""
-
-    def __init__(self, directory: Path, ports: ReservedPorts) -> None:
-        self.directory = directory
-        self._ports = ports
-        self._at: dict[tuple[str, str], str] = {}
-
-    def at(self, container: str, port: str) -> str:
-        """HOST:PORT here of what is PORT of the container there."""
-        return self._at.setdefault((container, port), f"127.0.0.1:{self._ports.take()}")
-
-    def here(self, container: str, word: str) -> str:
-        """A word of its command: names of containers and its own addresses are replaced, and its volume's path."""
-        word = re.sub(r"(?:0\.0\.0\.0|127\.0\.0\.1):(\d+)", lambda found: self.at(container, found[1]), word)
-        word = re.sub(r"(etcd-\d):(\d+)", lambda found: self.at(found[1], found[2]), word)
-        return word.replace("/var/lib/etcd", str(self.directory / container))
-
-    def child(self, container: str, argv: list[str], env: dict[str, str], *, says_ready: bool) -> Child:
-        return Child(
-            ChildSpec(
-                container,
-                tuple(self.here(container, word) for word in argv),
-                self.directory / f"{container}.log",
-                {name: self.here(container, value) for name, value in env.items()},
-                says_ready=says_ready,
-            )
-        )
-
-
-def seonchak(arguments: list[str]) -> list[str]:
-    """The image's entry point, with these arguments."""
-    return [sys.executable, "-m", "ops", *arguments]
-
-
-async def ends_well(argv: list[str]) -> None:
-    process = await asyncio.create_subprocess_exec(
-        *argv, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-    )
-    said, _ = await process.communicate()
-    assert process.returncode == 0, said.decode()
 
 
 def replicas(name: str) -> Iterator[str]:
@@ -96,7 +51,7 @@ def test_the_commands_make_a_cluster(tmp_path: Path) -> None:
     async def main() -> None:
         found = services()
         with ReservedPorts() as ports:
-            machine = Machine(tmp_path, ports)
+            machine = Machine(tmp_path, ports, r"(etcd-\d)")
             async with AsyncExitStack() as stack:
 
                 async def start(child: Child) -> Child:
@@ -106,7 +61,8 @@ def test_the_commands_make_a_cluster(tmp_path: Path) -> None:
 
                 for name, service in etcds().items():
                     argv = [str(find_etcd().path), *service["command"][1:]]
-                    await start(machine.child(name, argv, {}, says_ready=False))
+                    volumes = {"/var/lib/etcd": tmp_path / name}
+                    await start(machine.child(name, argv, {}, volumes, says_ready=False))
                 for name in etcds():
                     while not await is_healthy(machine.at(name, "2379")):
                         await asyncio.sleep(0.1)
@@ -136,22 +92,8 @@ def test_the_commands_make_a_cluster(tmp_path: Path) -> None:
 
 async def scraped(address: str, service: str, name: str) -> None:
     """It is ready, and shows its metrics, where Prometheus and probes ask."""
-
-    def get(path: str) -> str:
-        with urllib.request.urlopen(f"http://{address}{path}", timeout=20) as response:
-            text: str = response.read().decode()
-            return text
-
-    while True:
-        try:
-            assert await asyncio.to_thread(get, "/readyz") == "ok\n"
-            break
-        except urllib.error.HTTPError as error:
-            if error.code != 503:
-                raise
-            await asyncio.sleep(0.1)  # it has just begun; the test's timeout bounds this
-    metrics = await asyncio.to_thread(get, "/metrics")
-    assert f'seonchak_build_info{{name="{name}",role="{service}",' in metrics
+    assert await get(address, "/readyz") == "ok\n"
+    assert f'seonchak_build_info{{name="{name}",role="{service}",' in await get(address, "/metrics")
 
 
 async def grant(gateway: str, stopping: Child) -> None:
