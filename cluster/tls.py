@@ -68,12 +68,21 @@ class TlsIdentity:
             mutual: clients without a certificate of our CA are not let in.
         """
 
-        def configuration() -> grpc.ServerCertificateConfiguration:
-            pem = self.pem()
-            return grpc.ssl_server_certificate_configuration([(pem.key, pem.cert)], pem.ca)
+        given = self._current()
 
-        # gRPC calls it for every handshake, from a thread of its own: it only reads files and sets an attribute.
-        return grpc.dynamic_ssl_server_credentials(configuration(), configuration, mutual)
+        def news() -> grpc.ServerCertificateConfiguration | None:
+            nonlocal given
+            current = self._current()
+            if current is given:
+                # Not the same again: gRPC takes what it is given for new, and frees the old one under handshakes that
+                # other threads begin. Thousands at a time ended the process.
+                return None
+            given = current
+            return _configuration(current.pem)
+
+        # gRPC calls it for every handshake, from threads of its own, one at a time: it only reads files.
+        first = _configuration(given.pem)
+        return grpc.dynamic_ssl_server_credentials(first, news, mutual)  # type: ignore[arg-type]  # the stubs lack None
 
     def server_context(self) -> ssl.SSLContext:
         """For a server on asyncio, to be given away once: it takes what the files say with every handshake."""
@@ -113,6 +122,10 @@ class TlsIdentity:
         if self._signature() != signature:
             raise TlsUnusable("the files changed while they were read")
         return _Loaded(signature, pem, context)
+
+
+def _configuration(pem: Pem) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(pem.key, pem.cert)], pem.ca)
 
 
 def _signature(path: Path) -> tuple[int, int, int]:

@@ -1,7 +1,7 @@
 """Who may call a node: a real gRPC server with mutual TLS, a client of each role, every method."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -143,3 +143,23 @@ def test_unusable_files(tmp_path: Path) -> None:
         (certs / "kept").replace(kept)
     assert secret not in repr(identity(certs, "node").pem())
     identity(certs, "node")
+
+
+def test_grpc_is_given_a_certificate_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It asks with every handshake, and breaks when it is told each time that there is a new one: see tests/abuse."""
+    asked: list[Callable[[], object]] = []
+
+    def keep(_: object, news: Callable[[], object], __: bool) -> object:
+        asked.append(news)
+        return None
+
+    monkeypatch.setattr(grpc, "dynamic_ssl_server_credentials", keep)
+    tls = identity(certs_in(tmp_path), "node")
+    tls.server_credentials(mutual=True)
+    tls.server_credentials(mutual=True)
+    certs_in(tmp_path)
+    first, second = asked
+    assert first() is not None
+    assert (first(), first()) == (None, None)
+    assert second() is not None, "what one server has taken is news to the other"
+    assert second() is None
