@@ -40,6 +40,9 @@ class Limits:
     that many answers without reading one is disconnected."""
     idle_frames_max: int = 1_000
     """Between two calls of `forgive`: frames that cost us something and belong to no call."""
+    resets_max: int = 500
+    """Between two calls of `forgive`: calls that were begun and given up by the client, more than were answered. What a
+    call has begun goes on without it, so whoever never waits for an answer has none of the other bounds."""
 
 
 @dataclass(slots=True, eq=False)
@@ -145,6 +148,7 @@ class Connection:
         self._owed = 0
         """Bytes received that the client's window for the connection has not been opened by again."""
         self._idle_frames = 0
+        self._resets = 0
         self._block: tuple[int, int, bytearray] | None = None
         """A header block that goes on in the next frame: stream, flags of its HEADERS, bytes so far."""
         self._blocked: OrderedDict[int, Stream] = OrderedDict()
@@ -187,8 +191,8 @@ class Connection:
         self._send(frames.frame(frames.PING, 0, 0, bytes(frames.PING_BYTES)))
 
     def forgive(self) -> None:
-        """To be called every second or so: starts the count of idle frames anew."""
-        self._idle_frames = 0
+        """To be called every second or so: starts the counts of idle frames and resets anew."""
+        self._idle_frames = self._resets = 0
 
     def announce_end(self) -> None:
         """The client should send no new calls; those that it does send all the same are told."""
@@ -325,6 +329,7 @@ class Connection:
         """The response is complete."""
         # Who is answered is forgiven: clients measure their way to us with a PING for what they receive.
         self._idle_frames = 0
+        self._resets = max(0, self._resets - 1)
         if not stream.heard_all:
             # It needs no more of the request.
             self._send(frames.rst_stream(stream.id, frames.NO_ERROR))
@@ -592,7 +597,7 @@ class Connection:
         stream.room += more
         if not more or stream.room > frames.WINDOW_BYTES_MAX:
             self._send(frames.rst_stream(number, frames.FLOW_CONTROL_ERROR if more else frames.PROTOCOL_ERROR))
-            self._close(stream)
+            self._abandon(stream)
             return
         if stream.pending:
             self._push(stream)
@@ -613,7 +618,14 @@ class Connection:
             raise _Fault(frames.PROTOCOL_ERROR, f"stream {number} was not opened")
         stream = self.streams.get(number)
         if stream is not None:
-            self._close(stream)
+            self._abandon(stream)
+
+    def _abandon(self, stream: Stream) -> None:
+        """The client has reset it, or made us do so, which costs us the same."""
+        self._close(stream)
+        self._resets += 1
+        if self._resets > self._limits.resets_max:
+            raise _Fault(frames.ENHANCE_YOUR_CALM, "too many calls that are begun and given up")
 
     def _idle(self) -> None:
         self._idle_frames += 1

@@ -5,6 +5,7 @@ Source: RFC 9113; the numbers in docstrings are its sections.
 
 from collections.abc import Callable
 from functools import cache
+from itertools import islice
 
 import pytest
 from hypothesis import given
@@ -882,6 +883,46 @@ def test_a_flood_of_requests_that_are_none_ends_the_connection(said: Callable[[i
     assert not talk.connection.ended
     talk.say(said(43))
     assert talk.goaway() == (frames.ENHANCE_YOUR_CALM, 43)
+
+
+RESET = {
+    "by the client": lambda number: frames.rst_stream(number, frames.CANCEL),
+    "by us, as the client wants": lambda number: frames.window_update(number, 0),
+}
+
+
+@pytest.mark.parametrize("how", RESET.values(), ids=RESET.keys())
+def test_a_flood_of_calls_that_are_given_up_ends_the_connection(how: Callable[[int], bytes]) -> None:
+    """Whoever begins calls and never waits for one keeps us busy beyond any number of streams (CVE-2023-44487; by our
+    own resets, CVE-2025-8671)."""
+    talk = Talk(Limits(resets_max=20))
+    for number in range(1, 41, 2):
+        talk.say(request(number, "/hold") + how(number))
+    assert not talk.connection.ended
+    talk.say(request(41, "/hold") + how(41))
+    assert talk.goaway() == (frames.ENHANCE_YOUR_CALM, 41)
+    assert all(told.closed is False for told in talk.calls.told.values())
+
+
+def test_calls_that_are_given_up_now_and_then_are_forgiven() -> None:
+    """By every `forgive`, and one by each call that is answered: one connection may carry the calls of many users."""
+    talk = Talk(Limits(resets_max=20))
+    numbers = iter(range(1, 10_000, 2))
+
+    def give_up(times: int) -> None:
+        for number in islice(numbers, times):
+            talk.say(request(number, "/hold") + frames.rst_stream(number, frames.CANCEL))
+
+    for _ in range(5):
+        give_up(20)
+        talk.connection.forgive()
+    for _ in range(100):
+        give_up(1)
+        talk.say(request(next(numbers)))
+    give_up(20)
+    assert talk.alive()
+    give_up(1)
+    assert talk.goaway() is not None
 
 
 def test_calls_are_no_idle_frames() -> None:
