@@ -221,6 +221,7 @@ def test_pods_are_confined_and_may_end_in_order() -> None:
     """No root, no writable root, no capability, no token; and the time that a drain may take."""
     for name, pod, container in containers():
         assert pod["automountServiceAccountToken"] is False, name
+        assert pod["enableServiceLinks"] is False, name
         assert pod["securityContext"]["runAsNonRoot"] is True, name
         assert container["securityContext"] == {
             "allowPrivilegeEscalation": False,
