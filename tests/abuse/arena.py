@@ -10,6 +10,7 @@ import re
 import resource
 import ssl
 import sys
+from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -242,7 +243,10 @@ class Arena:
         for kv in found.kvs:
             value = bytes.fromhex(kv.value.decode())
             self.secrets[kv.key] = kv.value.decode()
-            self.secrets[f"{kv.key} as Python writes bytes"] = repr(value)[2:-1]
+            written = repr(value)[2:-1]
+            self.secrets[f"{kv.key} as Python writes bytes"] = written
+            self.secrets[f"{kv.key} as that stands in JSON"] = json.dumps(written)[1:-1]
+            self.secrets[f"{kv.key} in base64"] = b64encode(value).decode()
         for path in certs_dir(self.data_dir).glob("*.key"):
             for number, line in enumerate(path.read_text().splitlines()[1:-1]):
                 if len(line) >= 24:
