@@ -6,6 +6,7 @@ SEONCHAK_LEASE_TTL_S=3; the flag wins. Neither grpc nor etcd is imported before 
 
 import gc
 import logging
+import resource
 import sys
 from collections.abc import Callable, Coroutine
 from functools import partial
@@ -77,6 +78,7 @@ def serve(name: str, run: Run[Settings], settings: Settings, *, refusals: tuple[
     from cluster.config import ConfigMismatch
     from cluster.tls import TlsUnusable
 
+    allow_descriptors()
     try:
         uvloop.run(run(settings, partial(_ready, name)))
     except TimeoutError:
@@ -85,6 +87,13 @@ def serve(name: str, run: Run[Settings], settings: Settings, *, refusals: tuple[
         if not isinstance(error, (ConfigMismatch, TlsUnusable, *refusals)):
             raise  # a bug: with its traceback
         fail(str(error))
+
+
+def allow_descriptors() -> None:
+    """As many files and sockets as this process may have. Most systems let it begin with 1,024, for the sake of
+    programs that use select: so few clients would keep everybody else out."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _ready(name: str, address: str) -> None:
