@@ -40,7 +40,7 @@ from tests.support.certs import certs_in
 pytestmark = pytest.mark.cluster
 
 MIB_MAX = 100
-GUESSES = 1_000
+GUESSES = 500
 
 
 @pytest.mark.parametrize("variant", [Variant("http2", True), Variant("grpcio", True), Variant("http2", False)], ids=str)

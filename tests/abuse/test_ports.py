@@ -166,7 +166,7 @@ async def give_up(here: Arena, call: Call) -> None:
 
 
 async def never_read(here: Arena, call: Call) -> None:
-    """3 clients that ask for 1,000 coupons each time, 80 times, and read nothing. More would be another attack: on the
+    """3 clients that ask for 1,000 coupons each time, 40 times, and read nothing. More would be another attack: on the
     nodes, by somebody who has a key."""
     async with here.caller(here.bystander.who) as stub:
         users = (pb.IssueCouponRequest(campaign_id="long", user_id=f"{n}") for n in range(1_000))
@@ -180,9 +180,9 @@ async def never_read(here: Arena, call: Call) -> None:
     wide = HELLO + frames.settings({frames.INITIAL_WINDOW_SIZE: 2**31 - 1}) + frames.window_update(0, 2**31 - 65_536)
     clients = [await dial(here.public, wide, receive_bytes=4_096) for _ in range(3)]
     for client in clients:
-        for number in range(1, 161, 2):
+        for number in range(1, 81, 2):
             client.writer.write(call.whole(number, request))
-    await here.served(20)
+    await here.served(10)
     for client in clients:
         client.cut()
 
