@@ -10,7 +10,7 @@ PROTOS := proto/coupon.proto proto/node.proto proto/journal.proto
 help:
 	@echo "make demo     50 coupons, 1,000 users, a real cluster of 3 nodes on this machine"
 	@echo "make test     every test"
-	@echo "make chaos    every chaos scenario once on each journal, some 35 minutes; ends with a table"
+	@echo "make chaos    every chaos scenario once on each journal, some 25 minutes; ends with a table"
 	@echo "make lint     ruff and mypy --strict"
 	@echo "make install  $(VENV) with the pinned dependencies and the command $(VENV)/bin/seonchak"
 	@echo "make proto    generate proto/*_pb2* again"
