@@ -72,11 +72,9 @@ def test_a_port_that_was_taken_meanwhile_changes(tmp_path: Path) -> None:
     """Unless it is a peer port, which etcd itself remembers."""
     first = plan(tmp_path)
     first.save(tmp_path)
-    with socket.socket() as thief, socket.socket() as other:
-        thief.bind(("127.0.0.1", first.nodes[1].port))
-        other.bind(("127.0.0.1", first.etcd[0].peer_port))
-        thief.listen()
-        other.listen()
+    thief = ("127.0.0.1", first.nodes[1].port)
+    other = ("127.0.0.1", first.etcd[0].peer_port)
+    with socket.create_server(thief), socket.create_server(other):
         second = plan(tmp_path)
     assert second.nodes[1].port != first.nodes[1].port
     assert second.nodes[0] == first.nodes[0]
