@@ -52,6 +52,8 @@ class BulkIssue:
         self._observer = observer
         self._refusal = refusal
         self._loop = asyncio.get_running_loop()
+        self._unbegun: deque[coupon_pb2.IssueCouponsRequest.Item] = deque()
+        """Of the message that was read last."""
         self._open_items = 0
         self._results: deque[tuple[int, bytes | ApiError]] = deque()
         self._failure: ApiError | None = None
@@ -81,21 +83,30 @@ class BulkIssue:
             async with self._stopping.scope():
                 async for request in requests:
                     check_issue_coupons(request)
-                    for item in request.items:
-                        await self._begin(item)
+                    self._open(request)
+                    while self._unbegun:
+                        await self._begin(self._unbegun[0])
+                        self._unbegun.popleft()
                     await self._room.wait()
         except ApiError as error:
             self._failure = error
         except Interrupted:
             self._failure = errors.stopping()
+            # They have been read, so they are answered: nobody has begun them.
+            for item in self._unbegun:
+                self._refuse(item, self._failure)
         finally:
             self._reading = False
             self._news.set()
 
-    async def _begin(self, item: coupon_pb2.IssueCouponsRequest.Item) -> None:
-        self._open_items += 1
+    def _open(self, request: coupon_pb2.IssueCouponsRequest) -> None:
+        self._unbegun.extend(request.items)
+        self._open_items += len(request.items)
         if self._open_items >= self._items_in_flight_max:
             self._room.clear()
+
+    async def _begin(self, item: coupon_pb2.IssueCouponsRequest.Item) -> None:
+        """Waits for nothing but room at the owner. What is cancelled there has not begun."""
         request = item.request
         deadline = self._loop.time() + self._item_timeout_s
         if self._deadline is not None:
@@ -113,8 +124,11 @@ class BulkIssue:
                 node_pb2.ISSUE_COUPON, shard, data, deadline, reply, Issue.ITEM, request.campaign_id
             )
         except ApiError as error:
-            self._observer.refused(Issue.ITEM, error)
-            self._decided(item.index, error)
+            self._refuse(item, error)
+
+    def _refuse(self, item: coupon_pb2.IssueCouponsRequest.Item, error: ApiError) -> None:
+        self._observer.refused(Issue.ITEM, error)
+        self._decided(item.index, error)
 
     def _decided(self, index: int, outcome: bytes | ApiError) -> None:
         self._results.append((index, outcome))

@@ -13,6 +13,7 @@ from typing import Protocol, cast
 import structlog
 from google.rpc import code_pb2
 
+from proto import coupon_pb2
 from router import grpc_wire
 from router.access import Access, Permit
 from router.api import Method, Prompt, Streaming, Unary
@@ -217,7 +218,8 @@ class Peer(asyncio.Protocol):
             return failure_block(refusal, only=True)
         admitted = self._admit(method, message)
         if isinstance(admitted, Exception):
-            self._refused |= admitted.code == code_pb2.RESOURCE_EXHAUSTED
+            # Not for a rate of his own, which is no reason to let others wait that come over the same connection.
+            self._refused |= isinstance(admitted, ApiError) and admitted.reason == coupon_pb2.OVERLOADED
             return failure_block(admitted, only=True)
         return partial(self._begin_prompt, method, admitted)
 

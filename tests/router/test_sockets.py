@@ -23,6 +23,7 @@ from router.dispatch import DispatchSettings
 from router.grpc_wire import written
 from router.http2 import frames
 from router.http2.frames import HEAD, HEAD_BYTES, frame
+from router.limits import Rate
 from router.server import ApiServer, ServerSettings
 from tests.router.fake_node import FakeNode, issued, running_node, silent
 from tests.router.http2.talk import END_HEADERS, HELLO, Frame, block, data, fields_of, parsed
@@ -151,9 +152,9 @@ class Place:
 
 @asynccontextmanager
 async def place(
-    settings: ServerSettings | None = None, dispatch: DispatchSettings | None = None
+    settings: ServerSettings | None = None, dispatch: DispatchSettings | None = None, user_rate: Rate | None = None
 ) -> AsyncIterator[tuple[Place, FakeNode]]:
-    async with running_node() as node, rig(dispatch=dispatch) as router:
+    async with running_node() as node, rig(dispatch=dispatch, user_rate=user_rate) as router:
         router.own(node)
         await router.link_up("c")
         server = ApiServer(router.service, settings or ServerSettings(drain_s_max=1.0))
@@ -381,6 +382,22 @@ def test_who_is_refused_is_not_read_from_for_a_moment(monkeypatch: pytest.Monkey
             resting._rested()
             refused.say(issue(3))
             assert (await refused.ended(3))[b"grpc-status"] == b"0"
+
+    run(test())
+
+
+def test_a_user_beyond_his_rate_lets_nobody_else_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others may come over the same connection."""
+
+    async def test() -> None:
+        monkeypatch.setattr("router.peer._REST_S", 600.0)
+        async with place(user_rate=Rate(0.001, 1)) as (here, _):
+            client = await here.client()
+            for number, code in ((1, code_pb2.OK), (3, code_pb2.RESOURCE_EXHAUSTED)):
+                client.say(issue(number, "greedy"))
+                assert (await client.ended(number))[b"grpc-status"] == b"%d" % code
+            client.say(issue(5, "modest"))
+            assert (await client.ended(5))[b"grpc-status"] == b"0"
 
     run(test())
 

@@ -246,6 +246,37 @@ def test_an_item_that_gets_no_room_in_its_time_is_told_so() -> None:
     run(test())
 
 
+def test_stopping_answers_items_that_wait_for_room() -> None:
+    """The node has what it takes; the rest of the message was read and is not begun: each item is told so, those that
+    the node has are decided, and the stream ends."""
+
+    async def test() -> None:
+        dispatch = DispatchSettings(node_calls_max=4)
+        async with running_node() as node, rig(dispatch=dispatch) as router, served(router) as (server, client):
+            node.script = silent
+            router.own(node)
+            await router.link_up("c")
+            bulk = Bulk(client)
+            await bulk.write(items(range(6)))
+            await node.came(2)
+            stopping = asyncio.create_task(server.stop())
+            outcomes: dict[int, str] = {}
+            results = bulk.results()
+            for _ in range(4):
+                result = await anext(results)
+                outcomes[result.index] = Details.of(result.status).reason
+            assert outcomes == dict.fromkeys(range(2, 6), "ROUTER_STOPPING")
+            node.say(*(issued(call) for call in node.calls))
+            assert {(await anext(results)).response.coupon.user_id for _ in range(2)} == {"u0", "u1"}
+            with pytest.raises(grpc.aio.AioRpcError) as ended:
+                await anext(results)
+            assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
+            await stopping
+            assert len(node.calls) == 2
+
+    run(test())
+
+
 def test_a_full_router_tells_each_item() -> None:
     """Items that the dispatcher does not take are OVERLOADED, one by one."""
 
