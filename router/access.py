@@ -13,13 +13,14 @@ from typing import Protocol
 import structlog
 from grpc_reflection.v1alpha import reflection
 
+from cluster import health
 from cluster.audit_log import AuditLog
 from cluster.keys import KeyRecord, KeyRole, ShownKey
 from cluster.kv import KeyValue, prefix_end
 from cluster.records import Keyspace
 from cluster.watch import Changes, Snapshot
 from proto import coupon_pb2
-from router import errors, health
+from router import errors
 from router.errors import ApiError, reason_name
 from router.limits import Buckets, Rate
 from router.observer import UNOBSERVED, Observer

@@ -15,13 +15,13 @@ import grpc.aio
 import structlog
 
 from cluster.audit_log import AuditLog
+from cluster.health import SERVING, Health
 from cluster.tls import TlsIdentity
 from router.access import Access, Permit
 from router.api import SERVICE_NAME, Method, Prompt, Streaming, Unary, methods
 from router.calls import answer_of
 from router.errors import ApiError
 from router.grpc_wire import Failed
-from router.health import SERVING, Health
 from router.peer import deadline_of
 from router.server import ServerSettings
 from router.service import CallContext, CouponService

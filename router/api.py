@@ -12,12 +12,13 @@ from google.rpc import code_pb2
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
+from cluster import health
 from cluster.audit_log import AuditLog
+from cluster.health import Health
 from proto import coupon_pb2
-from router import health, validation
+from router import validation
 from router.errors import ApiError, reason_name
 from router.grpc_wire import Failed
-from router.health import Health
 from router.service import Begin, CallContext, CouponService
 
 _AUDITED_MAX = 256
@@ -161,7 +162,10 @@ def _watch_campaign(service: CouponService) -> Streaming:
 
 def _health_check(state: Health) -> Unary:
     async def handle(data: bytes, call: CallContext) -> bytes:
-        response: bytes = state.check(_parsed(health_pb2.HealthCheckRequest, data)).SerializeToString()
+        answer = state.check(_parsed(health_pb2.HealthCheckRequest, data))
+        if answer is None:
+            raise Failed(code_pb2.NOT_FOUND, "no such service")
+        response: bytes = answer.SerializeToString()
         return response
 
     return Unary(handle)

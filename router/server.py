@@ -13,10 +13,10 @@ from typing import Any
 import structlog
 
 from cluster.audit_log import AuditLog
+from cluster.health import SERVING, Health
 from cluster.tls import TlsIdentity
 from router.access import Access
 from router.api import SERVICE_NAME, Method, Streaming, methods
-from router.health import SERVING, Health
 from router.http2.connection import Limits
 from router.inbox import Budget
 from router.peer import Peer

@@ -8,7 +8,8 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from node.health import NOT_SERVING, SERVICE_NAME, SERVING, NodeHealth
+from cluster.health import NOT_SERVING, SERVING
+from node.health import SERVICE_NAME, NodeHealth
 
 
 @asynccontextmanager

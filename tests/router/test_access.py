@@ -16,13 +16,13 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 from cluster.audit_log import AuditLog
+from cluster.health import Health
 from cluster.keys import KeyRecord, KeyRole, ShownKey, make_key
 from cluster.kv import prefix_end
 from proto import coupon_pb2 as pb
 from router.access import OPEN, ROLES, Access
 from router.api import methods
 from router.config import RouterSettings
-from router.health import Health
 from router.limits import Rate
 from tests.router.fake_node import issued, running_node
 from tests.router.rig import KEYS, Details, FedWatches, Rig, listening, rig, run, served

@@ -3,10 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 
-from google.rpc import code_pb2
 from grpc_health.v1 import health_pb2
-
-from router.grpc_wire import Failed
 
 SERVICE_NAME = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -31,11 +28,10 @@ class Health:
         for service in self._states:
             self.set(service, NOT_SERVING)
 
-    def check(self, request: health_pb2.HealthCheckRequest) -> health_pb2.HealthCheckResponse:
-        """Raises Failed."""
-        if request.service not in self._states:
-            raise Failed(code_pb2.NOT_FOUND, "no such service")
-        return health_pb2.HealthCheckResponse(status=self._states[request.service])
+    def check(self, request: health_pb2.HealthCheckRequest) -> health_pb2.HealthCheckResponse | None:
+        """None: there is no such service, which callers hear as NOT_FOUND."""
+        state = self._states.get(request.service)
+        return None if state is None else health_pb2.HealthCheckResponse(status=state)
 
     async def watch(self, request: health_pb2.HealthCheckRequest) -> AsyncIterator[health_pb2.HealthCheckResponse]:
         """The state now, then whenever it has changed."""
