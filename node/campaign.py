@@ -6,10 +6,10 @@ decided. Both run live and only `apply` in a replay, so a replay arrives where t
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import assert_never
 
 from cluster.codes import code_from_number, code_prefix
+from cluster.value import value
 from node.commands import (
     Campaign,
     CancelCampaign,
@@ -55,7 +55,7 @@ _REQUEST_ID_REQUIRED = Refused(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Recorded:
     """An administrative call and what it was answered, for its repetitions."""
 

@@ -1,12 +1,13 @@
 """What the ledger is asked, and what it answers: plain values. Times are microseconds since 1970 (UTC)."""
 
-from dataclasses import dataclass
 from enum import Enum
+
+from cluster.value import value
 
 # --- questions -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class IssueCoupon:
     campaign_id: str
     user_id: str
@@ -14,7 +15,7 @@ class IssueCoupon:
     """Empty counts as an id, where per_user_limit is 1."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CreateCampaign:
     campaign_id: str
     name: str
@@ -25,7 +26,7 @@ class CreateCampaign:
     end_us: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class UpdateCampaign:
     campaign_id: str
     request_id: str
@@ -37,28 +38,28 @@ class UpdateCampaign:
     set_end: bool
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class PauseCampaign:
     campaign_id: str
     request_id: str
     expected_version: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ResumeCampaign:
     campaign_id: str
     request_id: str
     expected_version: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CancelCampaign:
     campaign_id: str
     request_id: str
     expected_version: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class GetCampaign:
     campaign_id: str
     after_sequence: int
@@ -66,18 +67,18 @@ class GetCampaign:
     coupons_max: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ListCampaigns:
     after_campaign_id: str
     campaigns_max: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class GetCouponByCode:
     code: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class GetCouponsOfUser:
     campaign_id: str
     user_id: str
@@ -110,7 +111,7 @@ class State(Enum):
     CANCELLED = 6
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Campaign:
     """A campaign as its callers see it, at one moment."""
 
@@ -128,7 +129,7 @@ class Campaign:
     complete_us: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Coupon:
     code: str
     campaign_id: str
@@ -157,38 +158,38 @@ class Reason(Enum):
     STORAGE_NEARLY_FULL = 19
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Issued:
     coupon: Coupon
     already_issued: bool
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CampaignAnswer:
     """Answers every administrative command."""
 
     campaign: Campaign
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CampaignPage:
     campaign: Campaign
     coupons: tuple[Coupon, ...]
     more: bool
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CampaignList:
     campaigns: tuple[Campaign, ...]
     more: bool
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Coupons:
     coupons: tuple[Coupon, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Refused:
     reason: Reason
     message: str

@@ -12,6 +12,7 @@ from typing import Any, assert_never
 from google.protobuf.message import DecodeError
 
 from cluster.types import Epoch, Incarnation, Revision, ShardId
+from cluster.value import value
 from node.commands import (
     CancelCampaign,
     Command,
@@ -67,7 +68,7 @@ class Header:
     writer: Incarnation
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Entry:
     position: int
     epoch: Epoch

@@ -3,7 +3,7 @@
 Times are microseconds since 1970 (UTC). `node.entries` turns them into journal entries and back.
 """
 
-from dataclasses import dataclass
+from cluster.value import value
 
 
 class LedgerViolation(Exception):
@@ -17,7 +17,7 @@ def require(holds: bool, rule: str) -> None:
         raise LedgerViolation(rule)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CampaignCreated:
     campaign_id: str
     name: str
@@ -28,19 +28,19 @@ class CampaignCreated:
     create_us: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CampaignActivated:
     campaign_id: str
     time_us: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CampaignEnded:
     campaign_id: str
     time_us: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CampaignUpdated:
     campaign_id: str
     request_id: str
@@ -53,7 +53,7 @@ class CampaignUpdated:
     asked_set_end: bool
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CampaignPaused:
     campaign_id: str
     request_id: str
@@ -61,7 +61,7 @@ class CampaignPaused:
     time_us: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CampaignResumed:
     campaign_id: str
     request_id: str
@@ -69,7 +69,7 @@ class CampaignResumed:
     time_us: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CampaignCancelled:
     campaign_id: str
     request_id: str
@@ -77,7 +77,7 @@ class CampaignCancelled:
     time_us: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CouponsGranted:
     """A run of grants of one campaign, as columns of equal length."""
 

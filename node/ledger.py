@@ -7,13 +7,13 @@ the ledger is thrown away and the next one replays.
 
 from array import array
 from bisect import bisect_right, insort
-from dataclasses import dataclass
 from heapq import heappop, heappush
 from operator import le
 from typing import assert_never
 
 from cluster.codes import CodeCodec, Home, code_from_number, code_numbers
 from cluster.types import ShardId
+from cluster.value import value
 from node.campaign import CAMPAIGN_EXISTS, CAMPAIGN_NOT_FOUND, AdministrativeCommand, CampaignLedger, refuse_end
 from node.commands import (
     Answer,
@@ -56,7 +56,7 @@ _STORAGE_NEARLY_FULL = Refused(
 _COUPON_NOT_FOUND = Refused(Reason.COUPON_NOT_FOUND, "there is no such coupon")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Decision:
     events: tuple[Event, ...]
     """In memory already; nobody may hear of them before they are in the journal."""

@@ -9,11 +9,11 @@ journal by that one entry; when it fails, ledger and loop are thrown away togeth
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 
 import structlog
 
+from cluster.value import value
 from node.commands import Answer, Command, Proof
 from node.entries import Header, encode, entry_bytes_max_of
 from node.events import Event
@@ -61,7 +61,7 @@ class Overloaded(Exception):
         self.retry_after_s = retry_after_s
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Call:
     command: Command
     arrived_s: float
@@ -72,7 +72,7 @@ class Call:
     """Called exactly once, from the event loop. Must not raise and must not block."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Held:
     """A decision whose answer waits for its proof."""
 

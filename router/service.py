@@ -15,6 +15,7 @@ from typing import NamedTuple
 from cluster.codes import CodeCodec
 from cluster.config import shard_of
 from cluster.types import ShardId
+from cluster.value import value
 from proto import coupon_pb2, node_pb2
 from router import bulk, errors, follow, validation
 from router.access import Permit
@@ -35,7 +36,7 @@ _HOMES_MAX = 1_024
 _USERS_MAX = 200_000
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CallContext:
     """What a transport knows of a call besides its request."""
 
