@@ -14,17 +14,15 @@ from node.commands import Answer, CampaignPage, GetCampaign, Reason, Refused
 from node.keeper import NotHandedOver
 from node.life import Life
 from node.member import Member
+from node.outbox import Outbox
 from node.shard import Call, Outcome, Overloaded
 from node.wire import MalformedCall, campaign_of, command_of, reply_of
 from proto import coupon_pb2, node_pb2, node_pb2_grpc
 
 log = structlog.get_logger()
 
-PING_S = 0.25
-"""A side that was silent for so long says that it lives."""
 SILENCE_S_MAX = 1.0
-"""A stream on which nothing was heard for so long is reset."""
-FRAME_BYTES_MAX = 1 << 20
+"""A router from which nothing was heard for so long, or that took none of its replies, is heard no more."""
 MESSAGE_BYTES_MAX = 16 << 20
 WATCH_GAP_S = 0.05
 """Least time between two states that a watcher is sent."""
@@ -35,53 +33,6 @@ _WATCH_CODES = {
 }
 
 Context = grpc.aio.ServicerContext[object, object]
-
-
-class Outbox:
-    """Replies on their way to one router: they gather while a frame is being written."""
-
-    def __init__(self) -> None:
-        self._replies: list[node_pb2.Reply] = []
-        self._ready = asyncio.Event()
-        self._closed = False
-
-    def put(self, reply: node_pb2.Reply) -> None:
-        if not self._closed:
-            self._replies.append(reply)
-            self._ready.set()
-
-    def close(self) -> None:
-        """The stream has ended: nobody reads what comes now."""
-        self._closed = True
-        self._ready.set()
-
-    async def frames(self) -> AsyncIterator[node_pb2.NodeFrame]:
-        """Frames of replies, or pings while there are none, until it is closed."""
-        while not self._closed:
-            try:
-                async with asyncio.timeout(PING_S):
-                    await self._ready.wait()
-            except TimeoutError:
-                yield node_pb2.NodeFrame(ping=node_pb2.Ping())
-                continue
-            self._ready.clear()
-            replies, self._replies = self._replies, []
-            for chunk in _chunks(replies):
-                yield node_pb2.NodeFrame(replies=node_pb2.Replies(replies=chunk))
-
-
-def _chunks(replies: list[node_pb2.Reply]) -> list[list[node_pb2.Reply]]:
-    """Cut into frames of at most FRAME_BYTES_MAX, give or take one reply."""
-    chunks: list[list[node_pb2.Reply]] = []
-    room = 0
-    for reply in replies:
-        size = len(reply.response) + 64
-        if size > room:
-            chunks.append([])
-            room = FRAME_BYTES_MAX
-        chunks[-1].append(reply)
-        room -= size
-    return chunks
 
 
 class NodeServer(node_pb2_grpc.NodeServiceServicer):
@@ -120,6 +71,7 @@ class NodeServer(node_pb2_grpc.NodeServiceServicer):
         try:
             while True:
                 async with asyncio.timeout(SILENCE_S_MAX):
+                    await outbox.room()
                     frame = await anext(frames, None)
                 if frame is None:
                     return
