@@ -23,7 +23,8 @@ class RouterSettings(TlsSettings):
     listen: str = "127.0.0.1:50051"
     """HOST:PORT of the public API; port 0: a free one."""
     server: Literal["http2", "grpcio"] = "http2"
-    """What serves the public API: our own transport, or grpc.aio's. Callers see no difference but the speed."""
+    """What serves the public API: our own transport, or grpc.aio's, to compare with. The latter keeps some 10 KB for
+    each call that its client resets at once, without a bound: it is not for a network."""
     public_tls_cert: Path | None = None
     """The certificate for the public API, if it is another one than tls_cert; with public_tls_key."""
     public_tls_key: Path | None = None
@@ -79,6 +80,8 @@ class RouterSettings(TlsSettings):
         self.require_private(self.listen)
         if self.auth == "off" and not (self.insecure or is_loopback(self.listen)):
             raise ValueError(f"auth is off and listen is {self.listen}, which others can reach: say insecure, too")
+        if self.server == "grpcio" and not (self.insecure or is_loopback(self.listen)):
+            raise ValueError("server grpcio is for comparisons on loopback")
         if (self.public_tls_cert is None) != (self.public_tls_key is None):
             raise ValueError("public_tls_cert and public_tls_key are given together or not at all")
         if self.public_tls_cert is not None and not self.tls:

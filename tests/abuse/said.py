@@ -18,6 +18,8 @@ POUR_BYTES = 128 * MIB
 """Of what has no end: more than a process with a server of ours may grow by."""
 SERVICE = "/coupon.v1.CouponService"
 NODE_SERVICE = "/seonchak.node.v1.NodeService"
+AUTHORITY = (b":authority", b"localhost")
+"""gRPC's server turns away who names none."""
 GRPC = (b"content-type", b"application/grpc")
 
 
@@ -30,7 +32,7 @@ class Call:
 
     def block(self, *fields: tuple[bytes, bytes]) -> bytes:
         shown = ((name.encode(), value.encode()) for name, value in self.who.metadata)
-        return block(self.path, GRPC, (b"te", b"trailers"), *shown, *fields)
+        return block(self.path, AUTHORITY, GRPC, (b"te", b"trailers"), *shown, *fields)
 
     def begin(self, number: int, *fields: tuple[bytes, bytes]) -> bytes:
         return frame(frames.HEADERS, END_HEADERS, number, self.block(*fields))

@@ -389,6 +389,7 @@ def test_when_keys_are_asked_for(given: dict[str, object], asks: bool) -> None:
         ({"listen": "[::]:1"}, "no TLS"),
         ({"listen": "db.internal:1"}, "no TLS"),
         ({"listen": "0.0.0.0:1", "tls_ca": "a", "tls_cert": "b", "tls_key": "c", "auth": "off"}, "auth is off"),
+        ({"listen": "0.0.0.0:1", "tls_ca": "a", "tls_cert": "b", "tls_key": "c", "server": "grpcio"}, "comparisons"),
         ({"tls_ca": "a"}, "together"),
         ({"public_tls_cert": "a"}, "together"),
     ],
