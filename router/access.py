@@ -2,12 +2,13 @@
 
 A header block that comes again and again is looked at once and becomes a `Permit`; a permit is asked with every call,
 and looks again when any key has changed. So a key that is revoked is refused as soon as etcd's watch has told, and
-whoever cannot hear from etcd lets nobody in after a while: it would not hear of a revocation either.
+whoever cannot hear from etcd lets nobody in after a while: it would not hear of a revocation either. A stream that is
+open ends for the same reasons, and as soon.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
 from typing import Protocol
 
 import structlog
@@ -22,6 +23,7 @@ from cluster.watch import Changes, Snapshot
 from proto import coupon_pb2
 from router import errors
 from router.errors import ApiError, reason_name
+from router.interrupt import Interrupt, Interrupted
 from router.limits import Buckets, Rate
 from router.observer import UNOBSERVED, Observer
 
@@ -53,6 +55,8 @@ OPEN = frozenset((f"/{health.SERVICE_NAME}/Check", f"/{health.SERVICE_NAME}/Watc
 _KEYS_MAX = 100_000
 _REFUSALS_AUDITED = Rate(10, 100)
 """Anybody may be refused as often as he likes: not all of it is written down."""
+_STALE_LOOK_S = 1.0
+"""So much later, at the worst, than calls are refused, open streams end when etcd is silent."""
 
 
 class Etcd(Protocol):
@@ -87,6 +91,8 @@ class Access:
         self.ready = asyncio.Event()
         """Set when all keys are known."""
         self._records: dict[str, KeyRecord] = {}
+        self._lasting: dict[Interrupt, Permit] = {}
+        """What goes on for as long as its permit holds, in the order in which it began."""
         self._etcd = etcd
         self._keys = keys
         self._age_s_max = age_s_max
@@ -100,6 +106,11 @@ class Access:
 
     async def run(self) -> None:
         """Follows the keys for ever."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._follow(), name="access-keys")
+            tasks.create_task(self._notice_silence(), name="access-silence")
+
+    async def _follow(self) -> None:
         start = self._keys.api_keys
         async with aclosing(self._etcd.watch(start, prefix_end(start))) as updates:
             async for update in updates:
@@ -115,6 +126,20 @@ class Access:
                             self._learn(event.kv)
                 self.generation += 1
                 self.ready.set()
+                self._end_what_is_refused()
+
+    async def _notice_silence(self) -> None:
+        """Nothing comes from an etcd that is silent: this alone is found out by looking."""
+        while True:
+            left_s = self._etcd.proved_s + self._age_s_max - self._clock()
+            await asyncio.sleep(max(left_s, _STALE_LOOK_S))
+            if self.stale():
+                self._end_what_is_refused()
+
+    def _end_what_is_refused(self) -> None:
+        for end, permit in tuple(self._lasting.items()):
+            if permit.refusal() is not None:
+                end.fire()
 
     def permit(self, path: str, authorization: bytes, peer: str) -> "Permit | None":
         """What a call with these header fields may do; None: whatever it likes."""
@@ -137,6 +162,13 @@ class Access:
     @property
     def unknown(self) -> ApiError:
         return self._unknown
+
+    def lasts(self, permit: "Permit", end: Interrupt) -> None:
+        """From now on `end` is fired when the permit is refused."""
+        self._lasting[end] = permit
+
+    def is_over(self, end: Interrupt) -> None:
+        del self._lasting[end]
 
     def judge(self, key: ShownKey | None, path: str) -> ApiError | None:
         """Why this key may not call this method."""
@@ -188,6 +220,26 @@ class Permit:
             self._generation = access.generation
             self._refusal = access.judge(self._key, self._path)
         return self._refusal
+
+    @asynccontextmanager
+    async def lasting(self) -> AsyncIterator[None]:
+        """Around what goes on for longer than one call: it is left as soon as the router has heard of a refusal.
+
+        Raises:
+            ApiError: the refusal. It may be shared.
+        """
+        if (refusal := self.refusal()) is not None:
+            raise refusal.with_traceback(None)  # it came between `admit` and here
+        end = Interrupt()
+        self._access.lasts(self, end)
+        try:
+            async with end.scope():
+                yield
+        except Interrupted:
+            # If all is well again since, a caller that asks again is let in: that is what this says, too.
+            raise (self.refusal() or self._access.unknown).with_traceback(None) from None
+        finally:
+            self._access.is_over(end)
 
     def admit(self) -> ApiError | None:
         """For a call that begins: as `refusal`, and it counts."""

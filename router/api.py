@@ -154,8 +154,9 @@ def _watch_campaign(service: CouponService) -> Streaming:
             await send(response.SerializeToString())
 
         with service.observer.call("WatchCampaign"):
-            request = validation.parse(coupon_pb2.WatchCampaignRequest, await _only(messages))
-            await service.watch_campaign(request, call, send_if_permitted)
+            async with call.permitted():
+                request = validation.parse(coupon_pb2.WatchCampaignRequest, await _only(messages))
+                await service.watch_campaign(request, call, send_if_permitted)
 
     return Streaming(handle)
 
@@ -190,8 +191,9 @@ def _reflection() -> Streaming:
                 call.require_permit()
                 yield _parsed(reflection_pb2.ServerReflectionRequest, data)
 
-        async for response in servicer.ServerReflectionInfo(requests(), None):
-            await send(response.SerializeToString())
+        async with call.permitted():
+            async for response in servicer.ServerReflectionInfo(requests(), None):
+                await send(response.SerializeToString())
 
     return Streaming(handle, background=True)
 

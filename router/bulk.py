@@ -2,12 +2,14 @@
 
 Items between being read and having their result sent are bounded; beyond that the stream is not read further, so that a
 slow owner and a slow client both hold back the client's sending. So does an owner that has much to do for others: a
-stream can wait, where a single call would be refused. Never ends without having answered what it has read.
+stream can wait, where a single call would be refused. Never ends without having answered what it has read: when the
+router stops, or the client's key is revoked, with the outcome of what was begun, and why the rest was not.
 """
 
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
 
 from cluster.config import shard_of
@@ -34,6 +36,7 @@ class BulkIssue:
         items_in_flight_max: int,
         stopping: Interrupt,
         observer: Observer,
+        permitted: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
         refusal: Callable[[coupon_pb2.IssueCouponRequest], ApiError | None] = lambda _: None,
     ) -> None:
         """
@@ -41,6 +44,7 @@ class BulkIssue:
             deadline: loop.time() of the whole stream; None: the client set none.
             item_timeout_s: what an item gets at most.
             stopping: fires when this router stops: the stream is read no further.
+            permitted: around the reading; it is left with an ApiError when the client may not go on.
             refusal: why an item that is well-formed is not begun; it counts it, too.
         """
         self._dispatcher = dispatcher
@@ -50,6 +54,7 @@ class BulkIssue:
         self._items_in_flight_max = items_in_flight_max
         self._stopping = stopping
         self._observer = observer
+        self._permitted = permitted
         self._refusal = refusal
         self._loop = asyncio.get_running_loop()
         self._unbegun: deque[coupon_pb2.IssueCouponsRequest.Item] = deque()
@@ -80,7 +85,7 @@ class BulkIssue:
 
     async def _read(self, requests: AsyncIterator[coupon_pb2.IssueCouponsRequest]) -> None:
         try:
-            async with self._stopping.scope():
+            async with self._stopping.scope(), self._permitted():
                 async for request in requests:
                     check_issue_coupons(request)
                     self._open(request)
@@ -89,15 +94,18 @@ class BulkIssue:
                         self._unbegun.popleft()
                     await self._room.wait()
         except ApiError as error:
-            self._failure = error
+            self._fail(error)
         except Interrupted:
-            self._failure = errors.stopping()
-            # They have been read, so they are answered: nobody has begun them.
-            for item in self._unbegun:
-                self._refuse(item, self._failure)
+            self._fail(errors.stopping())
         finally:
             self._reading = False
             self._news.set()
+
+    def _fail(self, error: ApiError) -> None:
+        self._failure = error
+        # They have been read, so they are answered: nobody has begun them.
+        for item in self._unbegun:
+            self._refuse(item, error)
 
     def _open(self, request: coupon_pb2.IssueCouponsRequest) -> None:
         self._unbegun.extend(request.items)

@@ -291,7 +291,11 @@ class Peer(asyncio.Protocol):
 
     def _begin(self, stream: Stream, message: bytes) -> None:
         method = stream.head.method
-        context = self._context(stream, self._slow.pop(stream, None))
+        began_s, permit = self._slow.pop(stream, None), stream.head.permit
+        if began_s is not None and permit is not None and (refusal := permit.refusal()) is not None:
+            self._fail(stream, refusal)  # it was let in when it began, which may be long ago
+            return
+        context = self._context(stream, began_s)
         self.connection.consumed(stream, stream.unconsumed)
         if not isinstance(method, Prompt):
             stream.user = self._loop.create_task(self._run(stream, method, message, context))

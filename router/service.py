@@ -7,6 +7,7 @@ Requests and responses are coupon.v1 messages; a failure is an ApiError. Streams
 import asyncio
 import string
 from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from random import Random
@@ -51,6 +52,10 @@ class CallContext:
         """Of a call that lasts: its key may be revoked meanwhile. Raises ApiError."""
         if self.permit is not None and (refusal := self.permit.refusal()) is not None:
             raise refusal.with_traceback(None)  # it may be shared
+
+    def permitted(self) -> AbstractAsyncContextManager[None]:
+        """Around what lasts, though nothing may happen in it: left as soon as the key is refused. Raises ApiError."""
+        return nullcontext() if self.permit is None else self.permit.lasting()
 
 
 Begin = Callable[[CallContext, Reply], None]
@@ -163,6 +168,7 @@ class CouponService:
             items_in_flight_max=self._settings.stream_items_max,
             stopping=self._stop,
             observer=self.observer,
+            permitted=call.permitted,
             refusal=partial(self._item_refusal, call),
         )
         await stream.run(requests, send)

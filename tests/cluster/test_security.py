@@ -22,6 +22,7 @@ from ops.certs import make_certs
 from ops.credentials import Credentials
 from ops.errors import of_call
 from ops.etcd_client import etcd_client
+from ops.keys import revoke_key
 from ops.layout import certs_dir
 from ops.local import LocalCluster, LocalSpec
 from proto import coupon_pb2 as pb
@@ -127,6 +128,7 @@ def test_tls_and_keys(tmp_path: Path, server: str) -> None:
             await who_gets_in(here, certs_in(tmp_path / "others"))
             await nodes_choose_their_callers(here)
             await new_certificates(here)
+            await revocation_and_open_streams(here, server)
             await revocation_and_etcd(here)
             await collect_secrets(here)
         check_audit(here, (data_dir / "logs" / "router-0.log").read_text())
@@ -191,6 +193,37 @@ async def new_certificates(here: Place) -> None:
         await here.cluster.start_node(1)
     for name, key in before.items():
         here.secrets[f"old {name}.key"] = key.decode().splitlines()[1]
+
+
+async def revocation_and_open_streams(here: Place, server: str) -> None:
+    """A watch that hears nothing, and a stream of coupons on which nothing is asked, end because their key is revoked:
+    nothing else happens. How soon is printed; the bound is one that a busy machine keeps."""
+    key_id, holder = await here.key("read", "issue")
+    loop = asyncio.get_running_loop()
+    async with here.channel(holder) as channel:
+        stub = CouponServiceStub(channel)
+        watch = stub.WatchCampaign(pb.WatchCampaignRequest(campaign_id="c"), metadata=holder.metadata)
+        bulk = stub.IssueCoupons(metadata=holder.metadata)
+        await bulk.write(pb.IssueCouponsRequest(items=[pb.IssueCouponsRequest.Item(index=1, request=issue("bulk"))]))
+        assert (await bulk.read()).results[0].HasField("response")
+        while (await watch.read()).campaign.issued < (await count(here, holder)):
+            pass  # what had happened before
+        async with etcd_client(here.cluster.layout.etcd_endpoints, here.cluster.operator) as etcd:
+            assert await revoke_key(etcd, Keyspace(), key_id)
+        written_s = loop.time()
+        for name, stream in (("watch", watch), ("bulk", bulk)):
+            with pytest.raises(grpc.aio.AioRpcError) as error:
+                await stream.read()
+            took_s = loop.time() - written_s
+            assert of_call(error.value).reason == "KEY_INVALID"
+            sys.stdout.write(f"{server}: an open {name} ended {took_s * 1000:.1f} ms after its key was revoked\n")
+            assert took_s < 5.0
+
+
+async def count(here: Place, who: Credentials) -> int:
+    page = await here.call("GetCampaign", pb.GetCampaignRequest(campaign_id="c"), who)
+    issued: int = page.campaign.issued
+    return issued
 
 
 async def revocation_and_etcd(here: Place) -> None:

@@ -5,7 +5,7 @@ import io
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import grpc
@@ -23,8 +23,9 @@ from proto import coupon_pb2 as pb
 from router.access import OPEN, ROLES, Access
 from router.api import methods
 from router.config import RouterSettings
+from router.dispatch import DispatchSettings
 from router.limits import Rate
-from tests.router.fake_node import issued, running_node
+from tests.router.fake_node import FakeNode, issued, running_node, silent
 from tests.router.rig import KEYS, Details, FedWatches, Rig, listening, rig, run, served
 
 pytestmark = pytest.mark.usefixtures("on_every_server")
@@ -54,6 +55,7 @@ class Place:
 
     address: str
     router: Rig
+    node: FakeNode
     etcd: FedEtcd
     access: Access
     log: io.StringIO
@@ -64,6 +66,10 @@ class Place:
         key, record = make_key(frozenset(roles), "")
         await self.known(lambda: self.etcd.put({KEYS.api_key(key.id): record.encode()}))
         return key
+
+    async def change(self, key: ShownKey, *roles: KeyRole) -> None:
+        record = replace(self.access._records[key.id], roles=frozenset(roles))
+        await self.known(lambda: self.etcd.put({KEYS.api_key(key.id): record.encode()}))
 
     async def revoke(self, key: ShownKey) -> None:
         await self.known(lambda: self.etcd.delete(KEYS.api_key(key.id)))
@@ -81,17 +87,19 @@ class Place:
 
 
 @asynccontextmanager
-async def place(rate: Rate | None = None) -> AsyncIterator[Place]:
+async def place(
+    rate: Rate | None = None, *, age_s_max: float = 5.0, dispatch: DispatchSettings | None = None
+) -> AsyncIterator[Place]:
     etcd, log = FedEtcd((KEYS.api_keys, prefix_end(KEYS.api_keys))), io.StringIO()
     audit = AuditLog(log)
-    access = Access(etcd, KEYS, age_s_max=5.0, clock=asyncio.get_running_loop().time, audit=audit, rate=rate)
+    access = Access(etcd, KEYS, age_s_max=age_s_max, clock=asyncio.get_running_loop().time, audit=audit, rate=rate)
     following = asyncio.create_task(access.run())
     await access.ready.wait()
-    async with running_node() as node, rig() as router:
+    async with running_node() as node, rig(dispatch=dispatch) as router:
         node.script = issued
         router.own(node)
         async with listening(router, access=access, audit=audit) as (_, address):
-            here = Place(address, router, etcd, access, log)
+            here = Place(address, router, node, etcd, access, log)
             async with grpc.aio.insecure_channel(address) as here.channel:
                 yield here
     following.cancel()
@@ -186,55 +194,145 @@ def test_roles() -> None:
 
 
 def test_a_revoked_key() -> None:
-    """On an open connection, with the very header block that was good before: unary calls, streams, watches."""
+    """On an open connection, with the very header block that was good before."""
 
     async def test() -> None:
         async with place() as here:
             key, reader = await here.make(KeyRole.ISSUE), await here.make(KeyRole.READ)
             await call(here, ISSUE, COUPON, key)
-            stream = opened(here, ISSUES, key)
-            batch = pb.IssueCouponsRequest()
-            batch.items.add(index=1, request=COUPON)
-            await stream.write(batch.SerializeToString())
-            assert (
-                pb.IssueCouponsResponse.FromString(cast(bytes, await stream.read())).results[0].response.coupon.user_id
-                == "u"
-            )
-            reflect = opened(here, REFLECTION, key)
-            asked = reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()
-            await reflect.write(asked)
-            await reflect.read()
             await here.revoke(key)
             assert (await refused(here, ISSUE, COUPON, key)).reason == "KEY_INVALID"
-            await stream.write(batch.SerializeToString())
-            await reflect.write(asked)
-            for one in (stream, reflect):
-                with pytest.raises(grpc.aio.AioRpcError) as error:
-                    await drained(one)
-                assert error.value.code() is grpc.StatusCode.UNAUTHENTICATED
             assert (await refused(here, ISSUE, COUPON, reader)).reason == "ROLE_MISSING"
 
     run(test())
 
 
-def test_a_watch_ends_with_its_key() -> None:
-    """What happens after the revocation is not told any more."""
+def test_a_call_whose_request_comes_after_the_revocation() -> None:
+    """It had been let in by its header fields: that is not enough."""
 
     async def test() -> None:
         async with place() as here:
-            key = await here.make(KeyRole.READ)
-            async with running_node() as node:
-                node.campaigns["w"] = [pb.Campaign(campaign_id="w", issued=1)]
-                here.router.own(node)
-                request = pb.WatchCampaignRequest(campaign_id="w")
-                watch = here.channel.unary_stream(WATCH, None, None)(request.SerializeToString(), metadata=bearer(key))
-                assert pb.WatchCampaignResponse.FromString(cast(bytes, await watch.read())).campaign.issued == 1
-                await here.revoke(key)
-                node.campaigns["w"] = [pb.Campaign(campaign_id="w", issued=2)]
-                node.end_watches()
+            key = await here.make(KeyRole.ISSUE)
+            begun = opened(here, ISSUE, key)
+            await begun.wait_for_connection()
+            await call(here, CHECK, health_pb2.HealthCheckRequest(), None)  # behind it, on the same connection
+            await here.revoke(key)
+            await begun.write(COUPON.SerializeToString())
+            await begun.done_writing()
+            with pytest.raises(grpc.aio.AioRpcError) as error:
+                await drained(begun)
+            assert Details.of_rpc(error.value).reason == "KEY_INVALID"
+            assert not here.node.calls
+
+    run(test())
+
+
+def test_streams_ask_with_every_message() -> None:
+    """What comes is refused, and what happens is not told, as soon as a call would be refused, though nobody has looked
+    whether streams have to end."""
+
+    async def test() -> None:
+        async with place() as here:
+            key = await here.make(KeyRole.ISSUE, KeyRole.READ)
+            watch, bulk, reflect = await open_streams(here, key)
+            here.etcd.lost_for_s = 6.0
+            here.node.campaigns["c"] = [pb.Campaign(campaign_id="c", issued=2)]
+            here.node.end_watches()
+            batch = pb.IssueCouponsRequest(items=[pb.IssueCouponsRequest.Item(index=2, request=COUPON)])
+            await bulk.write(batch.SerializeToString())
+            await reflect.write(reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString())
+            for stream in (watch, bulk, reflect):
                 with pytest.raises(grpc.aio.AioRpcError) as error:
-                    await watch.read()
-                assert error.value.code() is grpc.StatusCode.UNAUTHENTICATED
+                    await stream.read()
+                assert Details.of_rpc(error.value).reason == "KEYS_UNKNOWN"
+            assert len(here.node.calls) == 1
+
+    run(test())
+
+
+async def open_streams(here: Place, key: ShownKey) -> "list[grpc.aio.StreamStreamCall[bytes, bytes]]":
+    """One of each method, in use, and nothing happens on it."""
+    here.node.campaigns["c"] = [pb.Campaign(campaign_id="c")]
+    batch = pb.IssueCouponsRequest(items=[pb.IssueCouponsRequest.Item(index=1, request=COUPON)])
+    said = {
+        WATCH: pb.WatchCampaignRequest(campaign_id="c"),
+        ISSUES: batch,
+        REFLECTION: reflection_pb2.ServerReflectionRequest(list_services=""),
+    }
+    streams = []
+    for path, request in said.items():
+        stream = opened(here, path, key)
+        await stream.write(request.SerializeToString())
+        await stream.read()
+        streams.append(stream)
+    return streams
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"), [("revoked", "KEY_INVALID"), ("less", "ROLE_MISSING"), ("silence", "KEYS_UNKNOWN")]
+)
+def test_streams_on_which_nothing_happens_end_too(monkeypatch: pytest.MonkeyPatch, how: str, reason: str) -> None:
+    """Their key is revoked, or has lost the role, or nobody knows which keys are valid: a watch without news, an idle
+    IssueCoupons, reflection. Those of another key go on unless all end."""
+
+    async def test() -> None:
+        monkeypatch.setattr("router.access._STALE_LOOK_S", 0.01)
+        async with place(age_s_max=0.05) as here:
+            key, other = await here.make(KeyRole.ISSUE, KeyRole.READ), await here.make(KeyRole.ISSUE, KeyRole.READ)
+            streams, others = await open_streams(here, key), await open_streams(here, other)
+            match how:
+                case "revoked":
+                    await here.revoke(key)
+                case "less":
+                    await here.change(key, KeyRole.ADMIN)
+                    streams, others = [streams[1]], [streams[0], streams[2], *others]  # an admin may look
+                case _:
+                    here.etcd.lost_for_s = 60.0
+                    streams, others = streams + others, []
+            for stream in streams:
+                with pytest.raises(grpc.aio.AioRpcError) as error:
+                    await drained(stream)
+                assert Details.of_rpc(error.value).reason == reason
+            await here.make(KeyRole.READ)
+            assert not [stream for stream in others if stream.done()]
+            assert len(here.access._lasting) == len(others)
+
+    run(test())
+
+
+def test_a_revoked_stream_tells_what_came_of_its_items() -> None:
+    """The node has some of them: they are decided, and their coupons told. The rest was read and not begun: those are
+    refused, and never reach a node. Then the stream ends."""
+
+    async def test() -> None:
+        async with place(dispatch=DispatchSettings(node_calls_max=4)) as here:
+            here.node.script = silent
+            key = await here.make(KeyRole.ISSUE)
+            await here.router.link_up("c")
+            stream = opened(here, ISSUES, key)
+            batch = pb.IssueCouponsRequest()
+            for index in range(6):
+                batch.items.add(index=index, request=pb.IssueCouponRequest(campaign_id="c", user_id=f"u{index}"))
+            await stream.write(batch.SerializeToString())
+            await here.node.came(2)
+            await here.revoke(key)
+            results: dict[int, str] = {}
+
+            async def heard(count: int) -> None:
+                while len(results) < count:
+                    for result in pb.IssueCouponsResponse.FromString(cast(bytes, await stream.read())).results:
+                        coupon = result.response.coupon.user_id
+                        results[result.index] = coupon or Details.of(result.status).reason
+
+            await heard(4)
+            assert results == dict.fromkeys(range(2, 6), "KEY_INVALID")
+            here.node.say(*(issued(call) for call in here.node.calls))
+            await heard(6)
+            assert (results[0], results[1]) == ("u0", "u1")
+            with pytest.raises(grpc.aio.AioRpcError) as error:
+                await drained(stream)
+            assert Details.of_rpc(error.value).reason == "KEY_INVALID"
+            assert here.node.users == ["u0", "u1"]
 
     run(test())
 
