@@ -5,7 +5,7 @@ import getpass
 import os
 import sys
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -51,7 +51,7 @@ def create(
     from ops.keys import create_key
 
     roles = frozenset(KeyRole(one) for one in role)
-    with _audit(audit_log, "CreateKey", roles=" ".join(sorted(roles)), note=note) as entry:
+    with _audit(audit_log, "CreateKey", as_json=as_json, roles=" ".join(sorted(roles)), note=note) as entry:
         key_id, key = _ask(
             lambda client, keys: create_key(client, keys, roles, note),
             *(etcd, data_dir, key_prefix, timeout),
@@ -101,7 +101,7 @@ def revoke(
     """End a key: routers refuse it within a second."""
     from ops.keys import revoke_key
 
-    with _audit(audit_log, "RevokeKey", key=key_id) as entry:
+    with _audit(audit_log, "RevokeKey", as_json=as_json, key=key_id) as entry:
         known = _ask(
             lambda client, keys: revoke_key(client, keys, key_id),
             *(etcd, data_dir, key_prefix, timeout),
@@ -117,20 +117,33 @@ def revoke(
 
 
 @contextmanager
-def _audit(path: Path | None, what: str, **details: str) -> Iterator[dict[str, str]]:
-    """Around what is done; more details, and another answer than OK, go into the dict."""
+def _audit(path: Path | None, what: str, *, as_json: bool, **details: str) -> Iterator[dict[str, str]]:
+    """Around what is done, which is on record before; more details, and another answer than OK, go into the dict."""
     from cluster.audit_log import AuditLog, audit_log
 
-    entry = {"answer": "OK"} | details
-    with audit_log(path) as audit:
+    with ExitStack() as stack:
+        try:
+            audit = stack.enter_context(audit_log(path))
+            # A command's own log shows warnings only.
+            act = (audit if path is not None else AuditLog(_to_stderr)).begin(who=_user(), what=what, **details)
+        except OSError as error:
+            fail(f"the audit log cannot be written, and nothing was done: {error}", as_json=as_json)
+        entry = {"answer": "UNKNOWN"}
         try:
             yield entry
+            entry["answer"] = "OK"
         except typer.Exit:
-            entry["answer"] = "FAILED" if entry["answer"] == "OK" else entry["answer"]
+            if entry["answer"] == "UNKNOWN":
+                entry["answer"] = "FAILED"
             raise
         finally:
-            # A command's own log shows warnings only.
-            (audit if path is not None else AuditLog(sys.stderr)).record(who=_user(), what=what, **entry)
+            act.end(**entry)
+
+
+def _to_stderr(line: bytes) -> int:
+    sys.stderr.write(line.decode())
+    sys.stderr.flush()
+    return len(line)
 
 
 def _user() -> str:

@@ -38,6 +38,7 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ROLE_MISSING: _ClassVar[ErrorReason]
     KEYS_UNKNOWN: _ClassVar[ErrorReason]
     RATE_LIMITED: _ClassVar[ErrorReason]
+    AUDIT_UNWRITABLE: _ClassVar[ErrorReason]
 ERROR_REASON_UNSPECIFIED: ErrorReason
 NOT_STARTED: ErrorReason
 SOLD_OUT: ErrorReason
@@ -62,6 +63,7 @@ KEY_INVALID: ErrorReason
 ROLE_MISSING: ErrorReason
 KEYS_UNKNOWN: ErrorReason
 RATE_LIMITED: ErrorReason
+AUDIT_UNWRITABLE: ErrorReason
 
 class Campaign(_message.Message):
     __slots__ = ("campaign_id", "name", "total", "issued", "per_user_limit", "start_time", "end_time", "state", "etag", "create_time", "activate_time", "complete_time")

@@ -190,7 +190,7 @@ class Access:
         method = path.rpartition("/")[2]
         self._observer.turned_away(method, why)
         if ROLES.get(path) == _ADMIN and not self._audited.take("", self._clock()):
-            self._audit.record(who=who, what=method, answer=reason_name(why.reason), peer=peer)
+            self._audit.refused(who=who, what=method, answer=reason_name(why.reason), peer=peer)
 
 
 class Permit:

@@ -16,7 +16,7 @@ from cluster import health
 from cluster.audit_log import AuditLog
 from cluster.health import Health
 from proto import coupon_pb2
-from router import validation
+from router import errors, validation
 from router.errors import ApiError, reason_name
 from router.grpc_wire import Failed
 from router.service import Begin, CallContext, CouponService
@@ -69,19 +69,32 @@ def methods(service: CouponService, state: Health, audit: AuditLog) -> Mapping[s
         return Unary(handle)
 
     def audited(kind: type[Request], method: Callable[[Request, CallContext], Awaitable[Message]]) -> Unary:
+        name = kind.DESCRIPTOR.name.removesuffix("Request")
+
         async def handle(data: bytes, call: CallContext) -> bytes:
-            entry = _Entry(kind.DESCRIPTOR.name.removesuffix("Request"), call)
+            with service.observer.call(name):
+                return await recorded(data, call)
+
+        async def recorded(data: bytes, call: CallContext) -> bytes:
+            caller = {"who": call.permit.key_id if call.permit is not None else call.peer, "peer": call.peer}
             try:
                 request = validation.parse(kind, data)
-                entry.about(request)
-                response = await method(request, call)
-                entry.about(response)
-                entry.answer = "OK"
             except ApiError as error:
-                entry.answer = reason_name(error.reason)
+                audit.refused(what=name, answer=reason_name(error.reason), **caller)
+                raise
+            try:
+                act = audit.begin(what=name, **caller, **_named(request))
+            except OSError:
+                raise errors.audit_unwritable() from None
+            answer, response = "UNKNOWN", None  # if it comes to none: the caller goes away, or there is a bug
+            try:
+                response = await method(request, call)
+                answer = "OK"
+            except ApiError as error:
+                answer = reason_name(error.reason)
                 raise
             finally:
-                entry.write(audit)
+                act.end(answer, **(_named(response) if response is not None else {}))
             return response.SerializeToString()
 
         return Unary(handle)
@@ -107,31 +120,14 @@ def methods(service: CouponService, state: Health, audit: AuditLog) -> Mapping[s
     return {f"/{SERVICE_NAME}/{name}": method for name, method in coupons.items()} | others
 
 
-class _Entry:
-    """One administrative call, on its way into the audit log."""
-
-    def __init__(self, method: str, call: CallContext) -> None:
-        self.answer = "UNKNOWN"
-        """Unless it came to one: the caller went away, or there is a bug."""
-        self._method = method
-        self._call = call
-        self._campaign_id = self._request_id = ""
-
-    def about(self, message: Message) -> None:
-        campaign = getattr(message, "campaign", None)
-        self._campaign_id = getattr(message, "campaign_id", "") or getattr(campaign, "campaign_id", "")
-        self._request_id = getattr(message, "request_id", self._request_id)
-
-    def write(self, audit: AuditLog) -> None:
-        call = self._call
-        audit.record(
-            who=call.permit.key_id if call.permit is not None else call.peer,
-            what=self._method,
-            answer=self.answer,
-            campaign=self._campaign_id[:_AUDITED_MAX],
-            request_id=self._request_id[:_AUDITED_MAX],
-            peer=call.peer,
-        )
+def _named(message: Message) -> dict[str, str]:
+    """What the audit log says of a request or a response. Ids may be wrong in every way."""
+    campaign = getattr(message, "campaign", None)
+    ids = {
+        "campaign": getattr(message, "campaign_id", "") or getattr(campaign, "campaign_id", ""),
+        "request_id": getattr(message, "request_id", ""),
+    }
+    return {name: value[:_AUDITED_MAX] for name, value in ids.items() if value}
 
 
 def _issue_coupons(service: CouponService) -> Streaming:

@@ -39,6 +39,7 @@ CODES: Mapping[int, int] = {
     coupon_pb2.ROLE_MISSING: code_pb2.PERMISSION_DENIED,
     coupon_pb2.KEYS_UNKNOWN: code_pb2.UNAVAILABLE,
     coupon_pb2.RATE_LIMITED: code_pb2.RESOURCE_EXHAUSTED,
+    coupon_pb2.AUDIT_UNWRITABLE: code_pb2.UNAVAILABLE,
 }
 """The one table: ErrorReason -> google.rpc.Code, as coupon.proto documents it."""
 
@@ -177,6 +178,14 @@ def keys_unknown() -> ApiError:
     return ApiError(
         coupon_pb2.KEYS_UNKNOWN,
         "this router has not heard from etcd which keys are valid; nothing was done, ask another one or try again",
+        retry_after_s=1.0,
+    )
+
+
+def audit_unwritable() -> ApiError:
+    return ApiError(
+        coupon_pb2.AUDIT_UNWRITABLE,
+        "this router cannot write its audit log; nothing was done, ask another one or try again",
         retry_after_s=1.0,
     )
 

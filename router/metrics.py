@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from google.rpc import code_pb2
 from prometheus_client.metrics_core import Metric
 
+from cluster.audit_log import AuditLog
 from cluster.metrics import Histogram, Lately, counter, gauge, histogram, now_s
 from proto import coupon_pb2
 from router.calls import Issue, PendingCall
@@ -167,8 +168,9 @@ class _Issues:
 class RouterView:
     """What a router says of its present state when it is scraped."""
 
-    def __init__(self, dispatcher: Dispatcher) -> None:
+    def __init__(self, dispatcher: Dispatcher, audit: AuditLog) -> None:
         self._dispatcher = dispatcher
+        self._audit = audit
 
     def families(self) -> Iterator[Metric]:
         dispatcher = self._dispatcher
@@ -184,6 +186,9 @@ class RouterView:
             "router_shards_unreached",
             "Shards that nobody owns, or whose owner is not reached.",
             values=len(dispatcher.unreached()),
+        )
+        yield counter(
+            "audit_failures", "Lines that could not be written into the audit log.", values=self._audit.failures
         )
 
 

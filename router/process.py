@@ -114,7 +114,7 @@ async def _serve(
         unowned = dispatcher.unowned()
         return f"{len(unowned)} of {shards} shards have no owner" if unowned else ""
 
-    port = await _operator_port(settings, cluster, etcd, (metrics, RouterView(dispatcher)), not_ready)
+    port = await _operator_port(settings, cluster, etcd, (metrics, RouterView(dispatcher, audit)), not_ready)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)

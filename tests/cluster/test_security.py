@@ -267,7 +267,9 @@ def check_audit(here: Place, log: str) -> None:
     assert ("CreateCampaign", "OK") in audited
     assert ("PauseCampaign", "ROLE_MISSING") in audited
     by_command = [json.loads(line) for text in here.said for line in text.splitlines() if '"audit"' in line]
-    assert {line["what"] for line in by_command} == {"CreateKey", "RevokeKey"}
+    assert {(line["what"], line["answer"]) for line in by_command} == {
+        (what, answer) for what in ("CreateKey", "RevokeKey") for answer in ("BEGUN", "OK")
+    }
 
 
 def check_nothing_is_written(here: Place) -> None:

@@ -20,6 +20,7 @@ from cluster.health import Health
 from cluster.keys import KeyRecord, KeyRole, ShownKey, make_key
 from cluster.kv import prefix_end
 from proto import coupon_pb2 as pb
+from proto import node_pb2
 from router.access import OPEN, ROLES, Access
 from router.api import methods
 from router.config import RouterSettings
@@ -58,7 +59,7 @@ class Place:
     node: FakeNode
     etcd: FedEtcd
     access: Access
-    log: io.StringIO
+    log: io.BytesIO
     keys: dict[str, ShownKey] = field(default_factory=dict)
     channel: grpc.aio.Channel = field(init=False)
 
@@ -83,15 +84,15 @@ class Place:
             await asyncio.sleep(0)
 
     def audited(self) -> list[dict[str, str]]:
-        return [json.loads(line) for line in self.log.getvalue().splitlines()]
+        return [json.loads(line) for line in self.log.getvalue().decode().splitlines()]
 
 
 @asynccontextmanager
 async def place(
     rate: Rate | None = None, *, age_s_max: float = 5.0, dispatch: DispatchSettings | None = None
 ) -> AsyncIterator[Place]:
-    etcd, log = FedEtcd((KEYS.api_keys, prefix_end(KEYS.api_keys))), io.StringIO()
-    audit = AuditLog(log)
+    etcd, log = FedEtcd((KEYS.api_keys, prefix_end(KEYS.api_keys))), io.BytesIO()
+    audit = AuditLog(log.write)
     access = Access(etcd, KEYS, age_s_max=age_s_max, clock=asyncio.get_running_loop().time, audit=audit, rate=rate)
     following = asyncio.create_task(access.run())
     await access.ready.wait()
@@ -432,34 +433,44 @@ def test_a_user_s_rate() -> None:
     run(test())
 
 
+def created(call: node_pb2.Call) -> node_pb2.Reply:
+    return node_pb2.Reply(call_id=call.call_id, response=pb.Campaign(campaign_id="made").SerializeToString())
+
+
 def test_the_audit_log() -> None:
     """Who, what, when, answer: of what was done, of what was refused, of what was tried without the right to."""
 
     async def test() -> None:
         async with place() as here:
             admin, reader = await here.make(KeyRole.ADMIN), await here.make(KeyRole.READ)
+            here.node.script = created
             bad = pb.PauseCampaignRequest(campaign_id="x" * 9_999, request_id="r")
             assert (await refused(here, CREATE.replace("Create", "Pause"), bad, admin)).reason == "INVALID_FIELD"
-            good = pb.CreateCampaignRequest(campaign_id="a", campaign=pb.Campaign(name="이름있는것", total=3))
+            good = pb.CreateCampaignRequest(campaign=pb.Campaign(name="이름있는것", total=3))
             await call(here, CREATE, good, admin)
             await refused(here, CREATE, good, reader)
             await refused(here, CREATE, good, None)
             await call(here, CHECK, health_pb2.HealthCheckRequest(), None)
             entries = here.audited()
-            assert [(e["who"], e["what"], e["answer"]) for e in entries[:3]] == [
+            assert [(e["who"], e["what"], e["answer"]) for e in entries[:5]] == [
+                (admin.id, "PauseCampaign", "BEGUN"),
                 (admin.id, "PauseCampaign", "INVALID_FIELD"),
+                (admin.id, "CreateCampaign", "BEGUN"),
                 (admin.id, "CreateCampaign", "OK"),
                 (reader.id, "CreateCampaign", "ROLE_MISSING"),
             ]
-            assert (entries[3]["who"], entries[3]["answer"]) == (entries[3]["peer"], "KEY_INVALID")
-            assert len(entries) == 4
-            assert entries[0]["request_id"] == "r"
+            assert (entries[5]["who"], entries[5]["answer"]) == (entries[5]["peer"], "KEY_INVALID")
+            assert len(entries) == 6
+            assert entries[0]["act"] == entries[1]["act"] != entries[2]["act"] == entries[3]["act"]
+            assert [e["request_id"] for e in entries[:2]] == ["r", "r"]
             assert len(entries[0]["campaign"]) < 300
+            assert "campaign" not in entries[2], "it has no id yet"
+            assert entries[3]["campaign"] == "made"
             assert all(e["timestamp"] and e["peer"].startswith("127.0.0.1:") for e in entries)
             for _ in range(300):
                 await refused(here, CREATE, good, None)
             assert len(here.audited()) < 150
-            assert admin.secret not in here.log.getvalue()
+            assert admin.secret not in here.log.getvalue().decode()
 
     run(test())
 

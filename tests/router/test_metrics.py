@@ -31,7 +31,7 @@ from tests.router.test_streams import Bulk, items
 def said_of(router: Rig) -> dict[tuple[str, ...], float]:
     """By its view and by what it has counted. What was answered in a turn of the loop counts at its end."""
     assert isinstance(router.service.observer, RouterMetrics)
-    return said(router.service.observer) | said(RouterView(router.dispatcher))
+    return said(router.service.observer) | said(RouterView(router.dispatcher, AuditLog()))
 
 
 def script(call: node_pb2.Call) -> node_pb2.Reply | None:
@@ -220,13 +220,31 @@ def test_what_looks_like_a_repetition_at_its_end_is_none() -> None:
     assert found["issue_outcomes_total", "IssueCoupon", "ALREADY_ISSUED"] == 1
 
 
+def test_administrative_calls_count_too(on_every_server: None) -> None:
+    """Like any other, by status and by how long they took."""
+
+    async def test() -> None:
+        async with running_node() as node, rig(observer=RouterMetrics()) as router, served(router) as (_, client):
+            node.script = lambda call: node_pb2.Reply(call_id=call.call_id, response=b"")
+            router.own(node)
+            await client.unary("PauseCampaign", pb.PauseCampaignRequest(campaign_id="c", request_id="r"))
+            with pytest.raises(grpc.aio.AioRpcError):
+                await client.unary("PauseCampaign", b"")
+            found = said_of(router)
+            assert found["calls_total", "PauseCampaign", "OK"] == 1
+            assert found["calls_total", "PauseCampaign", "INVALID_ARGUMENT"] == 1
+            assert found["call_duration_seconds_count", "PauseCampaign"] == 2
+
+    run(test())
+
+
 def test_who_is_turned_away_counts_too() -> None:
     """For want of a key: by status, and where coupons were asked for by the reason as well."""
 
     async def test() -> None:
         metrics = RouterMetrics()
         loop = asyncio.get_running_loop()
-        etcd, audit = _Etcd(loop.time() + 3_600), AuditLog(io.StringIO())
+        etcd, audit = _Etcd(loop.time() + 3_600), AuditLog(io.BytesIO().write)
         access = Access(etcd, KEYS, age_s_max=5.0, clock=loop.time, audit=audit, observer=metrics)
         for method in ("IssueCoupon", "IssueCoupon", "CreateCampaign"):
             permit = access.permit(f"/{SERVICE_NAME}/{method}", b"", "10.0.0.1:1")
