@@ -191,7 +191,10 @@ class Keeper:
             observer=self._observer,
         )
         for call in held.waiting:
-            held.shard.submit(call)
+            try:
+                held.shard.submit(call)
+            except Overloaded:
+                call.reply(Outcome.NOT_OWNER)  # more pages than it has room for: they come again
         held.waiting.clear()
         held.state = State.SERVING
         self._observer.serving(held.id, ledger, took_s, self._observer.now())

@@ -4,6 +4,10 @@
 
 At most one entry is in flight, and nobody hears of a decision before its entry is durable. The ledger runs ahead of the
 journal by that one entry; when it fails, ledger and loop are thrown away together and the next owner replays.
+
+A page of coupons, or of campaigns, costs what a hundred grants cost. Pages have a line of their own, of which a round
+takes one, so that whoever reads a lot does not hold up who wants a coupon. Calls that wait together may be decided in
+any order: none of their callers has heard of another's answer.
 """
 
 import asyncio
@@ -14,7 +18,7 @@ from enum import Enum
 import structlog
 
 from cluster.value import value
-from node.commands import Answer, Command, Proof
+from node.commands import Answer, Command, GetCampaign, ListCampaigns, Proof
 from node.entries import Header, encode, entry_bytes_max_of
 from node.events import Event
 from node.journal.base import AppendRefused, Fenced, OutcomeUnknown, ShardJournal
@@ -25,6 +29,10 @@ from node.watchers import Watchers
 
 log = structlog.get_logger()
 
+PAGES_MAX = 64
+"""Pages in line."""
+PAGE_ITEMS = 1_000
+"""Coupons, or campaigns, that a round shows; of a page that is larger, all."""
 TIMER_S_MAX = 1.0
 """A wait for a campaign's start is cut into pieces, since the wall clock may be slewed meanwhile."""
 
@@ -112,22 +120,29 @@ class Shard:
         self._has_room = has_room
         self._observer = observer
         self._inbox: deque[Call] = deque()
+        self._pages: deque[Call] = deque()
         self._wake = asyncio.Event()
         self._closing = False
         self._call_s = 0.001  # moving average of a call's share of a round
+        self._round_s = 0.01  # moving average of a round with a page
 
     @property
     def queued(self) -> int:
-        return len(self._inbox)
+        return len(self._inbox) + len(self._pages)
 
     def submit(self, call: Call) -> None:
         """Put a call in line. Raises Overloaded. After `drain` it is answered NOT_OWNER."""
         if self._closing:
             call.reply(Outcome.NOT_OWNER)
             return
-        if len(self._inbox) >= self._calls_max:
-            raise Overloaded(len(self._inbox) * self._call_s)
-        self._inbox.append(call)
+        if page_items(call.command):
+            if len(self._pages) >= PAGES_MAX:
+                raise Overloaded(PAGES_MAX * self._round_s)
+            self._pages.append(call)
+        else:
+            if len(self._inbox) >= self._calls_max:
+                raise Overloaded(len(self._inbox) * self._call_s)
+            self._inbox.append(call)
         self._wake.set()
 
     def drain(self) -> None:
@@ -142,10 +157,11 @@ class Shard:
             end = await self._serve()
         finally:
             self._closing = True
-            for call in self._inbox:
-                call.reply(Outcome.NOT_OWNER)
-            self._observer.put_off(Outcome.NOT_OWNER, len(self._inbox))
-            self._inbox.clear()
+            self._observer.put_off(Outcome.NOT_OWNER, self.queued)
+            for line in (self._inbox, self._pages):
+                for call in line:
+                    call.reply(Outcome.NOT_OWNER)
+                line.clear()
             self.watchers.end()
             await self.journal.close()
             log.info("shard_closed", shard=self.header.shard, epoch=self.header.epoch.revision, end=end.value)
@@ -158,18 +174,21 @@ class Shard:
             if self._closing:
                 return End.DRAINED
             began_s = loop.time()
-            calls = self._next_round()
+            calls, pages = self._next_round()
             try:
                 now_us = self._wall.now_us()
             except ClockStepped as stepped:
                 log.warning("clock_stepped", shard=self.header.shard, step_us=stepped.step_us)
-                self._inbox.extendleft(reversed(calls))
+                self._inbox.extendleft(reversed(calls + pages))
                 return End.CLOCK_STEPPED
-            end = await self._round(calls, now_us, began_s)
+            end = await self._round(calls + pages, now_us, began_s)
             if end is not None:
                 return end
-            if calls:
-                self._call_s += 0.1 * ((loop.time() - began_s) / len(calls) - self._call_s)
+            took_s = loop.time() - began_s
+            if pages:
+                self._round_s += 0.1 * (took_s - self._round_s)
+            elif calls:
+                self._call_s += 0.1 * (took_s / len(calls) - self._call_s)
 
     async def _round(self, calls: list[Call], now_us: int, began_s: float) -> End | None:
         """Decide, make durable, answer. Returns why the shard cannot go on, if it cannot."""
@@ -242,7 +261,7 @@ class Shard:
 
     async def _work_to_do(self) -> None:
         """Return when there is a call, a campaign's start or end is due, or the shard closes."""
-        while not self._inbox and not self._closing:
+        while not self.queued and not self._closing:
             due_us = self.ledger.next_due_us()
             self._wake.clear()
             if due_us is None:
@@ -260,16 +279,33 @@ class Shard:
             except TimeoutError:
                 continue
 
-    def _next_round(self) -> list[Call]:
-        """As many calls as surely fit in one entry, in order of arrival."""
-        calls: list[Call] = []
+    def _next_round(self) -> tuple[list[Call], list[Call]]:
+        """As many calls as surely fit in one entry, in order of arrival; and a page, or several small ones."""
         left = self._entry_bytes_max - ENTRY_OVERHEAD_BYTES
+        pages: list[Call] = []
+        items_left = PAGE_ITEMS
+        while self._pages:
+            items_left -= page_items(self._pages[0].command)
+            left -= entry_bytes_max_of(self._pages[0].command)
+            if pages and (items_left < 0 or left < 0):
+                break
+            pages.append(self._pages.popleft())
+        calls: list[Call] = []
         while self._inbox and len(calls) < self._round_calls_max:
             left -= entry_bytes_max_of(self._inbox[0].command)
             if left < 0 and calls:
                 break
             calls.append(self._inbox.popleft())
-        return calls
+        return calls, pages
+
+
+def page_items(command: Command) -> int:
+    """How many coupons or campaigns it asks to be shown, at the most; 0: it is not about many."""
+    if type(command) is GetCampaign:
+        return command.coupons_max
+    if type(command) is ListCampaigns:
+        return command.campaigns_max
+    return 0
 
 
 ENTRY_OVERHEAD_BYTES = 16 * 1024

@@ -36,7 +36,8 @@ async def answer_of(begin: Callable[[Reply], None]) -> bytes:
     return await answer
 
 
-_READS = frozenset((node_pb2.GET_CAMPAIGN, node_pb2.LIST_CAMPAIGNS, node_pb2.GET_COUPON))
+_PAGES = frozenset((node_pb2.GET_CAMPAIGN, node_pb2.LIST_CAMPAIGNS))
+_READS = _PAGES | {node_pb2.GET_COUPON}
 
 
 class Issue(Enum):
@@ -96,6 +97,11 @@ class PendingCall:
     def is_read(self) -> bool:
         return self.method in _READS
 
+    @property
+    def is_page(self) -> bool:
+        """A read that costs its owner as much as many other calls."""
+        return self.method in _PAGES
+
 
 @dataclass(slots=True)
 class ShardLine:
@@ -113,6 +119,8 @@ class ShardLine:
     failures: int = 0
     """How often calls were sent back since one was answered."""
     in_flight: int = 0
+    pages: int = 0
+    """Of the calls, waiting or in flight: those that ask for a page."""
     timer: asyncio.TimerHandle | None = None
     """Ends the hold."""
     _waiting: list[tuple[int, PendingCall]] = field(default_factory=list)

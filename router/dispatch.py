@@ -27,6 +27,8 @@ from router.pace import Pace
 
 _PATIENT_SHARE = 0.5
 """Of `node_calls_max`: so much of a node those get who can wait."""
+_PAGES_S = 0.1
+"""Mean time after which somebody who was refused a page had better come again."""
 _LET_IN_SHARE = 0.75
 """Of that: with so little left they are let in again, many at a time."""
 
@@ -36,6 +38,8 @@ class DispatchSettings:
     calls_max: int = 20_000
     node_calls_max: int = 2_500
     """With one node, beyond which it is `crowded`."""
+    shard_pages_max: int = 16
+    """Pages of coupons or campaigns that are asked of one shard at a time: an owner shows them one after the other."""
     bytes_max: int = 64 << 20
     """Of requests."""
     retry_s: float = 0.005
@@ -120,18 +124,22 @@ class Dispatcher:
             raise errors.not_in_time()
         if self._calls >= self._settings.calls_max or self._bytes + len(request) > self._settings.bytes_max:
             raise self._pace.overloaded(self._calls, now).with_traceback(None)  # it is shared
-        self._arrivals += 1
+        line = self._lines[shard]
         call = PendingCall(self._arrivals, shard, method, request, deadline, reply)
         if issue is not None:
             call.issue = issue
             call.campaign_id = campaign_id
             call.began_s = self._now_s()
+        elif call.is_page:
+            if line.pages >= self._settings.shard_pages_max:
+                raise errors.overloaded(_PAGES_S * self._rng.uniform(0.5, 1.5))
+            line.pages += 1
+        self._arrivals += 1
         self._deadlines.add(call)
         if not self._calls:
             self._pace.begin(now)
         self._calls += 1
         self._bytes += len(request)
-        line = self._lines[shard]
         line.push(call)
         self._offer(line)
 
@@ -323,6 +331,8 @@ class Dispatcher:
             if not self._ended:
                 self._loop.call_soon(self._tell)
             self._ended.append(call)
+        elif call.is_page:
+            self._lines[call.shard].pages -= 1
 
     def _tell(self) -> None:
         ended, self._ended = self._ended, []

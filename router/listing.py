@@ -17,7 +17,11 @@ PATIENCE_MIN_S = 0.5
 async def list_page(
     dispatcher: Dispatcher, shards: int, begin: ListPosition, page_size: int, deadline: float
 ) -> coupon_pb2.ListCampaignsResponse:
-    """Up to `page_size` campaigns from `begin` on. Ends early, with a token, rather than late."""
+    """Up to `page_size` campaigns from `begin` on. Ends early, with a token, rather than late.
+
+    Raises:
+        ApiError: too many ask for pages (OVERLOADED).
+    """
     loop = asyncio.get_running_loop()
     page = coupon_pb2.ListCampaignsResponse()
     position: ListPosition | None = begin
@@ -50,11 +54,13 @@ def _window(begin: ListPosition, last: int) -> list[tuple[int, str]]:
 async def _ask(
     dispatcher: Dispatcher, position: ListPosition, page_size: int, deadline: float
 ) -> coupon_pb2.ListCampaignsResponse | None:
-    """None: the shard did not answer, or cannot."""
+    """None: the shard did not answer, or cannot. Raises ApiError: it would, but for others who ask."""
     request = coupon_pb2.ListCampaignsRequest(page_size=page_size, page_token=position.after_campaign_id)
     try:
         response = await dispatcher.call(node_pb2.LIST_CAMPAIGNS, position.shard, request.SerializeToString(), deadline)
-    except ApiError:
+    except ApiError as error:
+        if error.reason == coupon_pb2.OVERLOADED:
+            raise
         return None
     return coupon_pb2.ListCampaignsResponse.FromString(response)
 

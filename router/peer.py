@@ -33,6 +33,9 @@ details any more."""
 _REST_S = 0.02
 """So long nothing is read from a client who was refused because too many came. What it says meanwhile is read at once,
 for a part of what it would cost piece by piece, and that part belongs to those who were taken."""
+_TASKS_MAX = 256
+"""Calls of one connection at a time that need a task. Whoever sends thousands at once shall not fill the loop with
+them: coupons are asked for without a task."""
 _FULL = grpc_wire.only_trailers(code_pb2.RESOURCE_EXHAUSTED, "too many calls at a time")
 
 
@@ -87,6 +90,7 @@ class Peer(asyncio.Protocol):
         self._address = ""
         self._transport: asyncio.Transport | None = None
         self._refused = self._resting = False
+        self._tasks = 0
         self._writable = asyncio.Event()
         self._writable.set()
 
@@ -284,8 +288,10 @@ class Peer(asyncio.Protocol):
                 inbox.close()
             case StreamingCall() as call:
                 call.close(answered)
-            case asyncio.Task() as task if not answered:
-                task.cancel()
+            case asyncio.Task() as task:
+                self._tasks -= 1
+                if not answered:
+                    task.cancel()
 
     # --- unary calls --------------------------------------------------------------------------------------------------
 
@@ -298,6 +304,11 @@ class Peer(asyncio.Protocol):
         context = self._context(stream, began_s)
         self.connection.consumed(stream, stream.unconsumed)
         if not isinstance(method, Prompt):
+            if self._tasks == _TASKS_MAX:
+                self._refused = True
+                self.connection.finish(stream, _FULL)
+                return
+            self._tasks += 1
             stream.user = self._loop.create_task(self._run(stream, method, message, context))
             return
         stream.user = None

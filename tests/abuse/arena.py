@@ -31,6 +31,7 @@ from ops.etcd_client import etcd_client
 from ops.keys import create_key, revoke_key
 from ops.layout import certs_dir
 from ops.local import LocalCluster, LocalSpec
+from ops.status import ClusterStatus, read_status
 from proto import coupon_pb2 as pb
 from proto.coupon_pb2_grpc import CouponServiceStub
 from tests.abuse.raw import Target
@@ -132,7 +133,12 @@ class Arena:
     @property
     def node(self) -> Target:
         """With TLS: as a router, so that what is said gets as far as it can."""
-        return Target(self.cluster.layout.nodes[0].address, self._client_context("router"))
+        return self.node_called(self.cluster.layout.nodes[0].name)
+
+    def node_called(self, name: str) -> Target:
+        """As `node`, this one."""
+        (address,) = (node.address for node in self.cluster.layout.nodes if node.name == name)
+        return Target(address, self._client_context("router"))
 
     @property
     def operators(self) -> tuple[Target, ...]:
@@ -150,6 +156,9 @@ class Arena:
         if shown:
             context.load_cert_chain(certs / f"{shown}.crt", certs / f"{shown}.key")
         return context
+
+    async def status(self) -> ClusterStatus:
+        return await read_status(self.cluster.layout.etcd_endpoints, Keyspace().prefix, 20, self.cluster.operator)
 
     # --- callers ------------------------------------------------------------------------------------------------------
 

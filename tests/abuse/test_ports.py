@@ -12,14 +12,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cluster.config import shard_of
+from cluster.identity import identity_of
 from cluster.keys import KeyRole
 from proto import coupon_pb2 as pb
+from proto import node_pb2
+from router.grpc_wire import written
 from router.http2 import frames
 from tests.abuse import said
 from tests.abuse.arena import CAMPAIGN, Arena, Record, Variant, arena
 from tests.abuse.raw import Crowd, Raw, Target, dial
 from tests.abuse.said import Call
-from tests.router.http2.talk import HELLO
+from tests.router.http2.talk import HELLO, data
 
 pytestmark = pytest.mark.cluster
 
@@ -30,6 +34,8 @@ OURS_MIB = 120
 are not complete, and each of the thousands of streams that they come on has a task."""
 GRPC_MIB = 400
 """The same of gRPC's server, which queues acknowledgements that nobody reads, as long as they come."""
+UNREAD_MIB = 80
+"""Of replies that a router does not read: 16 MiB gather, 16 MiB more are on their way out."""
 CROWD_MIB = 900
 """Of 10,000 connections, each with TLS in the middle of a handshake: some 50 KB."""
 WIDE = HELLO + frames.settings({frames.INITIAL_WINDOW_SIZE: 2**31 - 1}) + frames.window_update(0, 2**31 - 65_536)
@@ -51,13 +57,17 @@ def at_a_router(here: Arena) -> None:
     worst_mib = OURS_MIB if here.variant.server == "http2" else GRPC_MIB
     _, reader = here.run(here.key(KeyRole.READ))
     call = Call(f"{said.SERVICE}/IssueCoupons", here.bystander.who)
+    here.run(issue_a_page(here))
+    reading = Call(f"{said.SERVICE}/GetCampaign", reader)
     garbage(here, "router", here.public, call, worst_mib)
     floods(here, "router", here.public, call, worst_mib)
     if here.variant.server == "http2":  # the other one keeps 10 KB of each such call, and so is for loopback only
         with here.attack("router: calls that are given up at once", more_mib=worst_mib):
             here.run(give_up(here, Call(f"{said.SERVICE}/IssueCoupon", here.bystander.who)))
+        with here.attack("router: pages without end", more_mib=worst_mib):
+            here.run(read_without_end(here, reading))
     with here.attack("router: answers that nobody reads", more_mib=worst_mib):
-        here.run(never_read(here, Call(f"{said.SERVICE}/GetCampaign", reader)))
+        here.run(never_read(here, reading))
     half_open(here, "router", here.public, call, worst_mib)
     crowd(here, "router", here.public)
 
@@ -68,6 +78,8 @@ def at_a_node(here: Arena) -> None:
     garbage(here, "node", here.node, call, GRPC_MIB)
     floods(here, "node", here.node, call, GRPC_MIB)
     half_open(here, "node", here.node, call, GRPC_MIB)
+    with here.attack("node: replies that nobody reads", more_mib=UNREAD_MIB):
+        here.run(never_read_replies(here, call))
     crowd(here, "node", here.node)
 
 
@@ -167,9 +179,8 @@ async def give_up(here: Arena, call: Call) -> None:
 # --- slow ones --------------------------------------------------------------------------------------------------------
 
 
-async def never_read(here: Arena, call: Call) -> None:
-    """3 clients that ask for 1,000 coupons each time, 40 times, and read nothing. More would be another attack: on the
-    nodes, by somebody who has a key."""
+async def issue_a_page(here: Arena) -> None:
+    """1,000 coupons, to be asked for again and again."""
     async with here.caller(here.bystander.who) as stub:
         users = (pb.IssueCouponRequest(campaign_id="long", user_id=f"{n}") for n in range(1_000))
         items = pb.IssueCouponsRequest(
@@ -178,14 +189,55 @@ async def never_read(here: Arena, call: Call) -> None:
         answers = stub.IssueCoupons(iter([items]), metadata=here.bystander.who.metadata)
         granted = [result async for answer in answers for result in answer.results]
         assert all(result.HasField("response") for result in granted)
+
+
+async def never_read(here: Arena, call: Call) -> None:
+    """3 clients that ask for 1,000 coupons each time, 40 times, and read nothing."""
     request = pb.GetCampaignRequest(campaign_id="long", page_size=1_000)
     clients = [await dial(here.public, WIDE, receive_bytes=4_096) for _ in range(3)]
-    for client in clients:
-        for number in range(1, 81, 2):
-            client.writer.write(call.whole(number, request))
-    await here.served(10)
+    for first in range(1, 81, 10):
+        for client in clients:
+            for number in range(first, first + 10, 2):
+                client.writer.write(call.whole(number, request))
+        await here.served(2)  # more at a time are refused
     for client in clients:
         client.cut()
+
+
+async def read_without_end(here: Arena, call: Call) -> None:
+    """6,000 pages of 1,000 coupons, asked for at once: 18 s of their owner's time, if they were shown."""
+    request = pb.GetCampaignRequest(campaign_id="long", page_size=1_000)
+    clients = [await dial(here.public, WIDE) for _ in range(2)]
+    for client in clients:
+        client.writer.write(b"".join(call.whole(number, request) for number in range(1, 6_000, 2)))
+    assert all([await client.answers() for client in clients])
+    await here.served(50)
+    for client in clients:
+        client.cut()
+
+
+async def never_read_replies(here: Arena, call: Call) -> None:
+    """A router that asks for 1,000 coupons, 1,500 times, and reads none of the 100 MB of replies."""
+    status = await here.status()
+    shard = shard_of("long", status.config.shards)
+    owner = here.node_called(status.shards[shard].owner)
+    page = pb.GetCampaignRequest(campaign_id="long", page_size=1_000).SerializeToString()
+
+    def asked(first: int) -> bytes:
+        calls = (
+            node_pb2.Call(call_id=number, shard=shard, method=node_pb2.GET_CAMPAIGN, request=page, timeout_ms=60_000)
+            for number in range(first, first + 100)
+        )
+        frame = node_pb2.RouterFrame(calls=node_pb2.Calls(calls=calls))
+        return data(1, written(frame.SerializeToString()))
+
+    hello = node_pb2.RouterFrame(hello=node_pb2.Hello(identity=identity_of(status.config), router_id="deaf"))
+    said = call.begin(1) + data(1, written(hello.SerializeToString()))
+    deaf = await dial(owner, WIDE + said, receive_bytes=4_096)
+    for first in range(0, 1_500, 100):
+        deaf.writer.write(asked(first))
+    await here.served(100)
+    deaf.cut()
 
 
 def half_open(here: Arena, name: str, target: Target, call: Call, more_mib: int) -> None:

@@ -11,6 +11,7 @@ from cluster.types import Incarnation, LeaseId, NodeId, Revision
 from node.commands import GetCampaign, Reason, Refused
 from node.keeper import NotHandedOver, State
 from node.peers import HandoverFailed
+from node.shard import PAGES_MAX, Outcome
 from tests.fakes.disk import Fail, Fault, Operation
 from tests.fakes.etcd_faults import Fate, Leg, Loss
 from tests.node.process import KEYS
@@ -48,6 +49,28 @@ def test_a_member_that_joins_pulls_its_shards_while_callers_go_on(kind: JournalK
         assert not world.unknown
 
     run(main, lambda: World(kind, shards=16))
+
+
+def test_more_pages_than_wait_for_an_open_shard_are_sent_back() -> None:
+    """They came while it was being opened: as many as have room in line are shown, the others come again."""
+
+    async def main(world: World) -> None:
+        a = world.start("a")
+
+        def opening() -> bool:
+            held = a.member.life.keeper.status() if a.member.life is not None else ()
+            return any(one.id == 0 and one.shard is None for one in held)
+
+        await world.until(opening)
+        campaign_id = world.campaign(0)
+        pages = [world.send(a, GetCampaign(campaign_id, 0, 1), campaign_id) for _ in range(PAGES_MAX + 10)]
+        said = [await page.said for page in pages]
+        shown = [answer for answer in said if isinstance(answer, Refused)]
+        assert [answer.reason for answer in shown] == [Reason.CAMPAIGN_NOT_FOUND] * PAGES_MAX
+        assert said[PAGES_MAX:] == [Outcome.NOT_OWNER] * 10
+        await world.healthy()
+
+    run(main, lambda: World("etcd"))
 
 
 @both_journals

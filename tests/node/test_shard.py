@@ -18,6 +18,7 @@ from node.commands import (
     GetCampaign,
     IssueCoupon,
     Issued,
+    ListCampaigns,
     PauseCampaign,
     Reason,
     Refused,
@@ -28,7 +29,7 @@ from node.journal.base import AppendRefused, Fenced, OutcomeUnknown
 from node.ledger import Ledger
 from node.observer import UNOBSERVED, Observer
 from node.replay import Replayer
-from node.shard import Call, End, Outcome, Overloaded, Shard
+from node.shard import PAGE_ITEMS, PAGES_MAX, Call, End, Outcome, Overloaded, Shard
 from node.wallclock import WallClock
 from tests.fakes import virtual_time
 
@@ -385,6 +386,105 @@ def test_the_inbox_is_bounded() -> None:
         for heard in [in_flight, *in_line]:
             assert isinstance(await heard, Issued)
         await bench.end()
+
+    run(main)
+
+
+def test_who_wants_a_coupon_does_not_stand_behind_who_reads() -> None:
+    """A round takes all that ask for coupons and one page, though the pages came first."""
+
+    async def main() -> None:
+        bench = Bench()
+        await bench.create(100)
+        bench.journal.gated = True
+        in_flight = bench.issue("u0")
+        await bench.turn()
+        pages = [bench.send(GetCampaign("c", 0, PAGE_ITEMS)) for _ in range(5)]
+        coupons = [bench.issue(f"u{n}") for n in range(1, 50)]
+        for read in range(6):
+            assert [page.done() for page in pages] == [n < read - 1 for n in range(5)]
+            for gate in [gate for _, gate in bench.journal.appending] + bench.journal.barriers:
+                gate.set_result(None)
+            bench.journal.barriers.clear()
+            await bench.turn()
+            assert all(coupon.done() for coupon in coupons) is (read > 0)
+        assert in_flight.done()
+        shown = [page.result() for page in pages]
+        assert [len(page.coupons) for page in shown if isinstance(page, CampaignPage)] == [50] * 5
+        await bench.end()
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("items", "together"), [(PAGE_ITEMS // 4, 4), (PAGE_ITEMS // 4 + 1, 3), (PAGE_ITEMS, 1), (5 * PAGE_ITEMS, 1)]
+)
+def test_small_pages_share_a_round(items: int, together: int) -> None:
+    async def main() -> None:
+        bench = Bench()
+        await bench.create(1)
+        bench.journal.gated = True
+        in_flight = bench.issue("u0")
+        await bench.turn()
+        pages = [bench.send(ListCampaigns("", items)) for _ in range(8)]
+        bench.journal.appending[0][1].set_result(None)
+        await in_flight
+        await bench.turn()
+        bench.journal.barriers[0].set_result(None)
+        await bench.turn()
+        assert sum(page.done() for page in pages) == together
+        bench.journal.gated = False
+        bench.journal.barriers[-1].set_result(None)
+        await asyncio.gather(*pages)
+        await bench.end()
+
+    run(main)
+
+
+def test_the_line_of_pages_is_bounded() -> None:
+    """And a line of its own: whoever wants a coupon is still let in. Small reads are no pages."""
+
+    async def main() -> None:
+        bench = Bench()
+        await bench.create(10)
+        bench.journal.gated = True
+        in_flight = bench.issue("u0")
+        await bench.turn()
+        pages = [bench.send(GetCampaign("c", 0, 1)) for _ in range(PAGES_MAX)]
+        with pytest.raises(Overloaded) as overloaded:
+            bench.send(ListCampaigns("", 1))
+        assert overloaded.value.retry_after_s > 0
+        coupon, campaign = bench.issue("u1"), bench.send(GetCampaign("c", 0, 0))
+        assert bench.shard.queued == PAGES_MAX + 2
+        bench.journal.gated = False
+        bench.journal.appending[0][1].set_result(None)
+        for heard in [in_flight, coupon]:
+            assert isinstance(await heard, Issued)
+        for page in [campaign, *pages]:
+            assert isinstance(await page, CampaignPage)
+        await bench.end()
+
+    run(main)
+
+
+def test_pages_in_line_are_told_of_the_end() -> None:
+    """By a drain, and by a clock that has stepped, which ends a round that was taken from the line already."""
+
+    async def main() -> None:
+        for step_us in (0, 10**9):
+            bench = Bench()
+            await bench.create(10)
+            bench.journal.gated = True
+            in_flight = bench.issue("u0")
+            await bench.turn()
+            pages = [bench.send(GetCampaign("c", 0, PAGE_ITEMS)) for _ in range(3)]
+            bench.clock.step_us = step_us
+            if not step_us:
+                bench.shard.drain()
+            bench.journal.appending[0][1].set_result(None)
+            assert await bench.running is (End.CLOCK_STEPPED if step_us else End.DRAINED)
+            assert isinstance(await in_flight, Issued)
+            assert [await page for page in pages] == [Outcome.NOT_OWNER] * 3
 
     run(main)
 

@@ -17,6 +17,7 @@ from tests.router.fake_node import issued, not_owner, refusal, running_node, sil
 from tests.router.rig import KEYS, SHARDS, Rig, rig, run, within
 
 PATIENT = DispatchSettings(retry_s=0.02, retry_max_s=0.02)
+TWO_PAGES = DispatchSettings(shard_pages_max=2)
 
 
 async def error_of(call: Awaitable[object]) -> ApiError:
@@ -27,6 +28,11 @@ async def error_of(call: Awaitable[object]) -> ApiError:
 
 async def read_campaign(router: Rig, timeout_s: float) -> None:
     await router.service.get_campaign(coupon_pb2.GetCampaignRequest(campaign_id="c"), within(timeout_s))
+
+
+def shown(call: node_pb2.Call) -> node_pb2.Reply:
+    """A page with nothing on it."""
+    return node_pb2.Reply(call_id=call.call_id, response=b"")
 
 
 def test_a_call_reaches_the_owner_and_its_answer_the_caller() -> None:
@@ -365,6 +371,39 @@ def test_what_is_accepted_is_bounded(bound: DispatchSettings) -> None:
             node.say(*(issued(call) for call in node.calls))
             await asyncio.gather(*calls)
             await router.issue("4")
+
+    run(test())
+
+
+@pytest.mark.parametrize("ends", ["answered", "expired", "moved"])
+def test_pages_of_one_shard_are_bounded(ends: str) -> None:
+    """Whoever reads a lot is refused, alone; and is let in again when a page has come to its end, whatever it was."""
+
+    async def test() -> None:
+        async with running_node() as node, running_node() as other, rig(dispatch=TWO_PAGES) as router:
+            node.script = lambda call: {node_pb2.GET_CAMPAIGN: silent, node_pb2.LIST_CAMPAIGNS: shown}.get(
+                call.method, issued
+            )(call)
+            router.own(node)
+            timeout_s = 0.1 if ends == "expired" else 10.0
+            pages = [asyncio.create_task(read_campaign(router, timeout_s)) for _ in range(2)]
+            await node.came(2)
+            listing = router.service.list_campaigns(coupon_pb2.ListCampaignsRequest(), within(10.0))
+            for error in (await error_of(read_campaign(router, 10.0)), await error_of(listing)):
+                assert error.reason == coupon_pb2.OVERLOADED
+                assert error.retry_after_s is not None
+                assert 0 < error.retry_after_s < 1
+            await router.issue("nobody who reads")
+            other.script = shown
+            if ends == "answered":
+                node.say(*(shown(call) for call in node.calls if call.method == node_pb2.GET_CAMPAIGN))
+            elif ends == "moved":
+                router.own(other)
+                node.say(*(not_owner(call) for call in node.calls if call.method == node_pb2.GET_CAMPAIGN))
+            await asyncio.gather(*pages, return_exceptions=True)
+            assert all((page.exception() is not None) is (ends == "expired") for page in pages)
+            node.script = shown
+            await asyncio.gather(*(read_campaign(router, 10.0) for _ in range(2)))
 
     run(test())
 

@@ -359,6 +359,38 @@ def test_calls_beyond_the_limit_are_refused(said: bytes) -> None:
     run(test())
 
 
+def test_calls_that_need_a_task_are_few_for_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others get theirs, and so do coupons on the same connection; an answer and a reset make room again."""
+
+    async def test() -> None:
+        monkeypatch.setattr("router.peer._TASKS_MAX", 3)
+        monkeypatch.setattr("router.peer._REST_S", 0.0)
+        async with place() as (here, node):
+            node.script = lambda call: None if call.method == node_pb2.GET_COUPON else issued(call)
+            greedy, modest = await here.client(), await here.client()
+            coupon = pb.GetCouponRequest(campaign_user=pb.GetCouponRequest.CampaignUser(campaign_id="c", user_id="u"))
+
+            def get(number: int) -> bytes:
+                return begin(number, "GetCoupon") + message(number, coupon)
+
+            for number in (1, 3, 5):
+                greedy.say(get(number))
+            await node.came(3)
+            greedy.say(get(7))
+            assert (await greedy.ended(7))[b"grpc-status"] == b"%d" % code_pb2.RESOURCE_EXHAUSTED
+            greedy.say(issue(9))
+            assert (await greedy.ended(9))[b"grpc-status"] == b"0"
+            modest.say(get(1))
+            await node.came(5)
+            node.say(node_pb2.Reply(call_id=node.calls[0].call_id, response=b""))
+            await greedy.ended(1)
+            greedy.say(frames.rst_stream(3, frames.CANCEL), get(11), get(13), get(15))
+            assert (await greedy.ended(15))[b"grpc-status"] == b"%d" % code_pb2.RESOURCE_EXHAUSTED
+            await node.came(7)
+
+    run(test())
+
+
 @pytest.mark.parametrize("how", ["a crowded node", "a full server"])
 def test_who_is_refused_is_not_read_from_for_a_moment(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     """Its next calls come together then; other clients are read from all the time."""
