@@ -73,6 +73,10 @@ class Host(Protocol):
 
     def done(self, method: Method | None) -> None: ...
 
+    def behind(self, peer: "Peer") -> None:
+        """What it has not read may have become more."""
+        ...
+
 
 class Peer(asyncio.Protocol):
     def __init__(self, host: Host, limits: Limits) -> None:
@@ -142,6 +146,8 @@ class Peer(asyncio.Protocol):
             return
         if out:
             self._transport.write(out)
+        if self.connection.pending_bytes or self.stalled_s is not None:
+            self._host.behind(self)
         if self.connection.ended:
             self.said_all_s = self._loop.time()
             if self.connection.fault:
@@ -153,6 +159,19 @@ class Peer(asyncio.Protocol):
                     self._transport.close()  # TLS says its own farewell, and waits for the client's
             except OSError:
                 self._transport.abort()  # it has just been reset
+
+    @property
+    def unread_bytes(self) -> int:
+        """Of answers: those for which the client has given no room, and those that its socket does not take."""
+        written = self._transport.get_write_buffer_size() if self._transport is not None else 0
+        return self.connection.pending_bytes + written
+
+    def dismiss(self) -> None:
+        """For what it does not read."""
+        self.connection.dismiss("answers are asked for and not read, of which there are too many in all")
+        self.flush()
+        if self.stalled_s is not None:
+            self.abort()  # behind all that it does not read no word would reach it
 
     def abort(self) -> None:
         if self._transport is not None:

@@ -21,6 +21,7 @@ from router.http2.connection import Limits
 from router.inbox import Budget
 from router.peer import Peer
 from router.service import CouponService
+from router.unread import Unread
 
 log = structlog.get_logger()
 
@@ -45,6 +46,8 @@ class ServerSettings:
     connections_max: int = 20_000
     kept_bytes_max: int = 64 << 20
     """Of calls whose messages are not complete, or not taken yet."""
+    unread_bytes_max: int = 256 << 20
+    """Of answers that clients do not read, on all connections; beyond it, those that hold most are disconnected."""
     greeting_s_max: float = 10.0
     """A client that has not begun to speak HTTP/2 by then is disconnected."""
     ping_s: float = 60.0
@@ -74,6 +77,8 @@ class ApiServer:
             path.encode(): method for path, method in methods(service, self.health, audit or AuditLog()).items()
         }
         self.budget = Budget(settings.kept_bytes_max)
+        self._unread = Unread(settings.unread_bytes_max)
+        self._making_room = False
         self._service = service
         self._settings = settings
         limits = Limits()
@@ -181,6 +186,7 @@ class ApiServer:
 
     def left(self, peer: Peer) -> None:
         self._peers.discard(peer)
+        self._unread.forget(peer)
         if not self._peers:
             self._alone.set()
 
@@ -200,10 +206,22 @@ class ApiServer:
         elif self._calls == self._background:
             self._idle.set()
 
+    def behind(self, peer: Peer) -> None:
+        if peer.connection.ended:
+            return  # it has been told to go, and is gone in a moment
+        if self._unread.look(peer) and not self._making_room:
+            self._making_room = True
+            # Not at once: it may be this very peer that has to go, in the middle of what it does.
+            asyncio.get_running_loop().call_soon(self._make_room)
+
     # --- connections --------------------------------------------------------------------------------------------------
 
     def _accept(self) -> Peer:
         return Peer(self, self._limits)
+
+    def _make_room(self) -> None:
+        self._making_room = False
+        self._unread.make_room()
 
     async def _look_after_peers(self) -> None:
         loop = asyncio.get_running_loop()
@@ -221,6 +239,7 @@ class ApiServer:
     def _look_after(self, peer: Peer, now_s: float) -> None:
         settings, connection = self._settings, peer.connection
         connection.forgive()
+        self.behind(peer)  # what a socket does not take is a little for each before anybody is told
         peer.give_up_since(now_s - settings.stalled_s_max)
         silent_s = now_s - peer.heard_s
         if peer.stalled_s is not None and now_s - peer.stalled_s > settings.stalled_s_max:

@@ -115,13 +115,15 @@ class Connection:
     def __init__(self, calls: Calls, limits: Limits, wake: Callable[[], None]) -> None:
         """
         Args:
-            wake: called when there is output outside of `receive`; not again before `take`.
+            wake: called when there is output outside of `receive`, or something had to wait; not again before `take`.
         """
         self.ended = False
         """When what `take` returns is written, the socket is to be closed."""
         self.fault = ""
         """Why we ended it, if the client was to blame."""
         self.streams: dict[int, Stream] = {}
+        self.pending_bytes = 0
+        """Of responses, on all streams: waiting for the client to give room."""
         self._calls = calls
         self._limits = limits
         self._wake = wake
@@ -140,8 +142,6 @@ class Connection:
         ]
         self._preface_heard = self._configured = False
         self._last_stream = 0
-        self._pending_bytes = 0
-        """Of all streams."""
         self._room = frames.WINDOW_BYTES
         self._stream_room = frames.WINDOW_BYTES
         self._frame_bytes_max = frames.FRAME_BYTES
@@ -175,7 +175,7 @@ class Connection:
     def take(self) -> bytes:
         """What is to be written now."""
         self._awake = False
-        if self._pending_bytes > self._limits.pending_bytes_max:
+        if self.pending_bytes > self._limits.pending_bytes_max:
             self._fail(frames.ENHANCE_YOUR_CALM, "answers are asked for and not read")
         out, self._out = self._out, []
         return b"".join(out)
@@ -203,6 +203,11 @@ class Connection:
         if not self.ended:
             self._send(frames.goaway(self._last_stream, frames.NO_ERROR))
             self.ended = True
+
+    def dismiss(self, why: str) -> None:
+        """The client asks too much of us."""
+        if not self.ended:
+            self._fail(frames.ENHANCE_YOUR_CALM, why)
 
     def _fail(self, code: int, why: str) -> None:
         self.fault = why
@@ -248,9 +253,9 @@ class Connection:
             stream.pending = deque()
         stream.pending.append(data)
         stream.pending_bytes += len(data)
-        self._pending_bytes += len(data)
+        self.pending_bytes += len(data)
         self._push(stream)
-        if self._pending_bytes > self._limits.pending_bytes_max:
+        if stream.pending:
             self._rouse()
 
     def finish(self, stream: Stream, trailers: bytes) -> None:
@@ -307,7 +312,7 @@ class Connection:
             else:
                 stream.pending[0] = data[size:]
             stream.pending_bytes -= size
-            self._pending_bytes -= size
+            self.pending_bytes -= size
             stream.room -= size
             self._room -= size
             self._send(frames.frame(frames.DATA, 0, stream.id, data[:size]))
@@ -341,7 +346,7 @@ class Connection:
         if stream.pending:
             self._blocked.pop(stream.id, None)
             stream.pending.clear()
-            self._pending_bytes -= stream.pending_bytes
+            self.pending_bytes -= stream.pending_bytes
             stream.pending_bytes = 0
         self._calls.closed(stream, answered)
 

@@ -35,6 +35,7 @@ from ops.status import ClusterStatus, read_status
 from proto import coupon_pb2 as pb
 from proto.coupon_pb2_grpc import CouponServiceStub
 from tests.abuse.raw import Target
+from tests.support.memory import forget_peak, memory_mib
 
 ATTACK_S_MAX = 60.0
 """A hang is a failure that shows where; nothing is measured by it."""
@@ -201,8 +202,8 @@ class Arena:
             more_mib: by so much at the most any process may have grown at the attack's worst moment.
         """
         for child in self.processes:
-            _forget_peak(child.pid)
-        before = {child.name: _memory_mib(child.pid, "VmRSS") for child in self.processes}
+            forget_peak(child.pid)
+        before = {child.name: memory_mib(child.pid, "VmRSS") for child in self.processes}
         self.bystander.longest_s = 0.0
         issued = self.bystander.issued
         try:
@@ -214,8 +215,8 @@ class Arena:
         figures = []
         for child in self.processes:
             assert (child.running, child.pid) == (True, self._pids[child.name]), f"{name} has ended {child.name}"
-            peak = _memory_mib(child.pid, "VmHWM")
-            figures.append(f"{child.name} {before[child.name]}, {peak}, {_memory_mib(child.pid, 'VmRSS')}")
+            peak = memory_mib(child.pid, "VmHWM")
+            figures.append(f"{child.name} {before[child.name]}, {peak}, {memory_mib(child.pid, 'VmRSS')}")
             assert peak - before[child.name] <= more_mib, f"{name}: {figures[-1]} MiB"
         slowest_s = self.bystander.longest_s
         assert slowest_s <= SLOWEST_S_MAX, f"{name}: a coupon came after {slowest_s:.2f} s"
@@ -284,18 +285,6 @@ def broken(log: str) -> list[str]:
             if "exception" in event and line not in found:
                 found.append(line)
     return found
-
-
-def _memory_mib(pid: int, what: str) -> int:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith(f"{what}:"):
-            return int(line.split()[1]) >> 10
-    raise AssertionError(f"no {what}")
-
-
-def _forget_peak(pid: int) -> None:
-    """VmHWM counts from now on. Source: proc(5), clear_refs."""
-    Path(f"/proc/{pid}/clear_refs").write_text("5")
 
 
 def descriptors() -> int:

@@ -4,8 +4,10 @@ What a client library would hide is said in bytes here. Whoever waits, waits for
 """
 
 import asyncio
+import os
 import socket
 import struct
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -24,10 +26,12 @@ from router.grpc_wire import written
 from router.http2 import frames
 from router.http2.frames import HEAD, HEAD_BYTES, frame
 from router.limits import Rate
+from router.peer import Peer
 from router.server import ApiServer, ServerSettings
 from tests.router.fake_node import FakeNode, issued, running_node, silent
 from tests.router.http2.talk import END_HEADERS, HELLO, Frame, block, data, fields_of, parsed
-from tests.router.rig import Rig, rig, run, underneath
+from tests.router.rig import UNDERNEATH, Rig, rig, run, underneath
+from tests.support.memory import forget_peak, memory_mib
 
 pytestmark = pytest.mark.usefixtures("on_every_loop")
 
@@ -521,12 +525,114 @@ def test_who_takes_no_answer_is_disconnected_before_they_are_many() -> None:
             client = await here.client(frames.PREFACE + frames.settings({frames.INITIAL_WINDOW_SIZE: 0}))
             client.say(*(issue(number) for number in range(1, 63, 2)))
             (peer,) = here.server._peers
-            await here.reached(lambda: peer.connection._pending_bytes == 31 * ((1 << 20) + 5))
+            await here.reached(lambda: peer.connection.pending_bytes == 31 * ((1 << 20) + 5))
             await client.answers()
             client.say(issue(63))
             await client.rest()
             assert client.goaways()[-1] == (63, frames.ENHANCE_YOUR_CALM)
             await here.reached(lambda: here.left_behind == (0, 0, 0))
+
+    run(test())
+
+
+NO_ROOM = frames.PREFACE + frames.settings({frames.INITIAL_WINDOW_SIZE: 0})
+"""A client that lets us send nothing."""
+
+
+def unread(here: Place) -> dict[Peer, int]:
+    return {peer: peer.unread_bytes for peer in here.server._peers}
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("hello", [NO_ROOM, WIDE], ids=["no room", "full socket"])
+def test_what_all_clients_do_not_read_is_bounded(
+    hello: bytes, record_property: Callable[[str, object], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """20 connections that ask for 480 MiB and read nothing: of theirs the server keeps 64 MiB, and this process, with
+    the node and the clients in it, grows by little more. Who has a little to read, and who reads, is served all the
+    time."""
+    unread_mib, slack_mib, calls = 64, 160, 24
+
+    async def test() -> None:
+        async with place(ServerSettings(unread_bytes_max=unread_mib << 20, drain_s_max=0.1)) as (here, node):
+            modest, other = await here.client(NO_ROOM), await here.client()
+            node.script = large
+            modest.say(issue(1, "modest"))
+            await node.came(1)
+            await here.reached(lambda: sum(unread(here).values()) > 1 << 19)
+            forget_peak(os.getpid())
+            before_mib, most = memory_mib(os.getpid(), "VmRSS"), 0
+            for number in range(20):
+                node.script = silent
+                client = await here.client(hello, receive_bytes=4_096)
+                client.say(*(issue(2 * n + 1, "greedy") for n in range(calls)))
+                await node.came(1 + (calls + 1) * number + calls)
+                for call in node.calls[-calls:]:
+                    # One by one: on its way from the node each is there several times.
+                    node.say(large(call))
+                    left = here.router.dispatcher.in_flight - 1
+                    await here.reached(lambda left=left: here.router.dispatcher.in_flight == left)  # type: ignore[misc]
+                await here.reached(lambda: sum(unread(here).values()) <= unread_mib << 20)
+                most = max(most, len(here.server._peers))
+                node.script = issued
+                other.say(issue(2 * number + 1, "other"))
+                assert (await other.ended(2 * number + 1))[b"grpc-status"] == b"0"
+            grown_mib = memory_mib(os.getpid(), "VmHWM") - before_mib
+            figures = f"{grown_mib} MiB at the most, with {most} connections"
+            record_property("grown by", figures)
+            with capsys.disabled():
+                sys.stdout.write(f"\nunread answers: grown by {figures}\n")
+            if underneath.get() is UNDERNEATH["own on uvloop"]:
+                # asyncio's own sockets keep what was not sent in one array that grows, and the heap has holes.
+                assert grown_mib <= unread_mib + slack_mib
+            assert most >= 2 + unread_mib // calls, "they were disconnected before they held much"
+            await here.reached(lambda: len(here.server._peers) <= 2 + unread_mib // calls + 1)
+            modest.say(frames.settings({frames.INITIAL_WINDOW_SIZE: 2**31 - 1}), frames.window_update(0, 1 << 24))
+            assert (await modest.ended(1))[b"grpc-status"] == b"0"
+
+    run(test())
+
+
+def test_who_holds_most_is_told_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once, and if it can be told: not behind all that it does not take from its socket. The one that holds less
+    goes on."""
+
+    async def test() -> None:
+        monkeypatch.setattr("router.server._LOOK_S", 600.0)
+        async with place(ServerSettings(unread_bytes_max=20 << 20)) as (here, node):
+            modest = await here.client(NO_ROOM)
+            node.script = large
+            modest.say(issue(1))
+            await here.reached(lambda: sum(unread(here).values()) > 1 << 20)
+            for hello in (NO_ROOM, WIDE):
+                client = await here.client(hello, receive_bytes=4_096)
+                client.say(*(issue(number) for number in range(1, 49, 2)))
+                await here.reached(lambda: len(here.server._peers) == 2)  # the one that is new
+                if hello == NO_ROOM:
+                    await client.rest()
+                    assert [code for _, code in client.goaways()] == [frames.ENHANCE_YOUR_CALM]
+                await here.reached(lambda: len(here.server._peers) == 1)
+            await modest.answers()
+            assert here.server._unread.look(*here.server._peers) is False
+            assert here.server._unread.bytes == (1 << 20) + 5
+
+    run(test())
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_little_for_each_is_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a socket does not take is told of when it is much. What is less is found by looking, now and then."""
+
+    async def test() -> None:
+        async with place(ServerSettings(unread_bytes_max=100_000)) as (here, _):
+            clients = [await here.client() for _ in range(3)]
+            for client in clients:
+                await client.answers()
+            monkeypatch.setattr(Peer, "unread_bytes", property(lambda _: 40_000))
+            await here.reached(lambda: len(here.server._peers) < 3)
+            left = [peer for peer in here.server._peers if not peer.connection.ended]
+            assert len(left) == 2, "who was on his way out was counted, and others had to go for it"
+            assert here.server._unread.bytes == 80_000
 
     run(test())
 

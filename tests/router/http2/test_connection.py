@@ -815,6 +815,33 @@ def test_an_announced_end_still_takes_calls() -> None:
     assert talk.heard() == []
 
 
+def test_what_has_to_wait_is_told_of() -> None:
+    """Though there is nothing to write: whoever has the socket counts what is kept."""
+    talk = Talk()
+    talk.say(frames.settings({frames.INITIAL_WINDOW_SIZE: 0}), headers(1, "/sink"))
+    stream = talk.calls.streams[1]
+    talk.connection.begin(stream, HEAD_BLOCK)
+    talk.heard()
+    wakes = talk.wakes
+    talk.connection.send(stream, bytes(100))
+    assert (talk.wakes, talk.connection.pending_bytes) == (wakes + 1, 100)
+    assert talk.heard() == []
+
+
+def test_who_is_dismissed_holds_nothing() -> None:
+    """GOAWAY, ENHANCE_YOUR_CALM; its streams are closed and what waited for room is gone. Once is enough."""
+    talk = Talk()
+    talk.say(frames.settings({frames.INITIAL_WINDOW_SIZE: 0}), request(1), request(3))
+    assert talk.connection.pending_bytes == 8
+    for _ in range(2):
+        talk.connection.dismiss("too much")
+    goaways = [one for one in talk.heard() if one.kind == frames.GOAWAY]
+    assert len(goaways) == 1
+    assert talk.goaway() == (frames.ENHANCE_YOUR_CALM, 3)
+    assert (talk.connection.ended, talk.connection.pending_bytes, talk.connection.streams) == (True, 0, {})
+    assert [told.closed for told in talk.calls.told.values()] == [False, False]
+
+
 def test_whoever_writes_is_woken_once() -> None:
     """Output outside of `receive` wakes, the first of it only, until it is taken; inside it nobody is."""
     talk = Talk()
