@@ -2,8 +2,10 @@
 
 import asyncio
 import random
+import resource
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import structlog
@@ -26,7 +28,7 @@ from router.grpc_nodes import GrpcNodes
 from router.link import LinkSettings, NodeLink
 from router.metrics import RouterMetrics, RouterView
 from router.observer import UNOBSERVED
-from router.server import ApiServer, ServerSettings
+from router.server import ApiServer, ServerSettings, connections_within
 from router.service import CouponService, ServiceSettings
 from router.topology import TopologyFollower
 
@@ -95,7 +97,8 @@ async def _serve(
             observer=observer,
         )
     make_server = AioServer if settings.server == "grpcio" else ApiServer
-    server = make_server(service, ServerSettings(settings.rpcs_max, settings.drain_s_max), public_tls, access, audit)
+    limited = server_settings(settings)
+    server = make_server(service, limited, public_tls, access, audit)
     address = server.listen(settings.listen)
     hello = node_pb2.Hello(identity=identity_of(cluster.config), router_id=settings.router_id)
     transport = GrpcNodes(tls)
@@ -127,7 +130,13 @@ async def _serve(
         await asyncio.wait((ready, stopping), return_when=asyncio.FIRST_COMPLETED)
         if not stop.is_set():
             await server.start()
-            log.info("router_ready", address=address, router=settings.router_id, shards=shards)
+            log.info(
+                "router_ready",
+                address=address,
+                router=settings.router_id,
+                shards=shards,
+                connections_max=limited.connections_max,
+            )
             on_ready(address)
             await stop.wait()
         log.info("router_stopping", calls=dispatcher.in_flight)
@@ -138,6 +147,17 @@ async def _serve(
     if port is not None:
         await port.close()
     log.info("router_stopped")
+
+
+def server_settings(settings: RouterSettings) -> ServerSettings:
+    """With no more connections than this process has descriptors for."""
+    asked = ServerSettings(settings.rpcs_max, settings.drain_s_max)
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if descriptors == resource.RLIM_INFINITY or connections_within(descriptors) >= asked.connections_max:
+        return asked
+    connections_max = connections_within(descriptors)
+    log.warning("few_descriptors", descriptors=descriptors, connections_max=connections_max)
+    return replace(asked, connections_max=connections_max)
 
 
 async def _operator_port(

@@ -35,6 +35,14 @@ _LATE_S = 1.0
 """A look that comes so much too late: it was this process that stood still."""
 _LINGER_S = 0.2
 """How long a client has to hear that the server has ended, and to close its side."""
+_DESCRIPTORS_KEPT = 512
+"""For all that is no client: nodes, etcd, the operator's port with its 256 connections, files."""
+
+
+def connections_within(descriptors: int) -> int:
+    """How many clients a process may have that is allowed so many descriptors: with none left it would hear no one, and
+    reach neither a new node nor etcd. Where they are few, half of them."""
+    return descriptors - min(_DESCRIPTORS_KEPT, descriptors // 2)
 
 
 @dataclass(frozen=True, slots=True)
