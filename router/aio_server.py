@@ -8,11 +8,12 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import grpc
 import grpc.aio
 import structlog
+from google.rpc import code_pb2
 
 from cluster.audit_log import AuditLog
 from cluster.health import SERVING, Health
@@ -22,16 +23,23 @@ from router.api import SERVICE_NAME, Method, Prompt, Streaming, Unary, methods
 from router.calls import answer_of
 from router.errors import ApiError
 from router.grpc_wire import Failed
+from router.observer import NO_METHOD, Observer, method_name
 from router.peer import deadline_of
 from router.server import ServerSettings
 from router.service import CallContext, CouponService
+from router.streaming import INTERNAL
 
 log = structlog.get_logger()
 
 RECEIVE_BYTES_MAX = 16 << 20
 """Larger messages never reach us; smaller ones over 1 MiB are answered by name."""
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
+_UNIMPLEMENTED = Failed(code_pb2.UNIMPLEMENTED, "no such method")
 
+if TYPE_CHECKING:
+    _GenericHandler = grpc.GenericRpcHandler[bytes, bytes]
+else:
+    _GenericHandler = grpc.GenericRpcHandler  # generic for the stubs alone
 Context = grpc.aio.ServicerContext[bytes, bytes]
 Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
 
@@ -50,6 +58,7 @@ class AioServer:
         self.health = Health()
         self._tls = tls
         self._access = access
+        self._observer = service.observer
         self._service = service
         self._settings = settings
         self._calls = 0
@@ -68,7 +77,7 @@ class AioServer:
             _, service_name, name = path.split("/")
             by_service.setdefault(service_name, {})[name] = self._handler(path, method)
         handlers = [grpc.method_handlers_generic_handler(name, handlers) for name, handlers in by_service.items()]
-        self._server.add_generic_rpc_handlers(tuple(handlers))
+        self._server.add_generic_rpc_handlers((*handlers, _NoMethod(service.observer)))
 
     def listen(self, address: str) -> str:
         """Binds HOST:PORT, where port 0 is a free one; returns it with the port that it became.
@@ -110,7 +119,7 @@ class AioServer:
 
     def _prompt(self, path: str, method: Prompt) -> Callable[[bytes, Context], object]:
         async def handle(data: bytes, context: Context) -> bytes:
-            async with self._rpc(path, context) as call:
+            async with self._rpc(path, context, prompt=True) as call:
                 admitted = method.admit(data)
                 if isinstance(admitted, ApiError):
                     raise admitted.with_traceback(None)  # it may be shared
@@ -140,31 +149,55 @@ class AioServer:
         return self._access.permit(path, joined, _address_of(context))
 
     @asynccontextmanager
-    async def _rpc(self, path: str, context: Context, *, background: bool = False) -> AsyncIterator[CallContext]:
+    async def _rpc(
+        self, path: str, context: Context, *, background: bool = False, prompt: bool = False
+    ) -> AsyncIterator[CallContext]:
         """Around one RPC: its key is asked for, it is counted, and its failure becomes its status."""
         if not background:
             self._calls += 1
             self._idle.clear()
+        began_s, counted = self._observer.now(), prompt
+        code: int = code_pb2.OK
         try:
             permit = self._permit(path, context)
             if permit is not None and (refusal := permit.admit()) is not None:
+                counted = True
                 raise refusal.with_traceback(None)  # it may be shared
             yield _call_of(context, permit)
         except ApiError as error:
-            status = error.status()
+            code, status = error.code, error.status()
             details = (("grpc-status-details-bin", status.SerializeToString()),)
             await context.abort(_CODES[status.code], status.message, details)
         except Failed as error:
+            code = error.code
             await context.abort(_CODES[error.code], error.message)
+        except asyncio.CancelledError:
+            code = code_pb2.CANCELLED
+            raise
         except Exception:
             # A bug: its trace is for the log, nothing of it for the caller.
             log.exception("call_failed")
-            await context.abort(grpc.StatusCode.INTERNAL, "internal error")
+            code = INTERNAL.code
+            if prompt:
+                self._observer.turned_away(method_name(path), INTERNAL)
+            await context.abort(grpc.StatusCode.INTERNAL, INTERNAL.message)
         finally:
+            if not counted:
+                self._observer.answered(method_name(path), code, self._observer.now() - began_s)
             if not background:
                 self._calls -= 1
                 if not self._calls:
                     self._idle.set()
+
+
+class _NoMethod(_GenericHandler):
+    """Is asked for what no other handler has, and only counts it."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+
+    def service(self, _: grpc.HandlerCallDetails) -> None:
+        self._observer.turned_away(NO_METHOD, _UNIMPLEMENTED)
 
 
 def _call_of(context: Context, permit: Permit | None) -> CallContext:

@@ -60,11 +60,8 @@ def methods(service: CouponService, state: Health, audit: AuditLog) -> Mapping[s
     """By path: /SERVICE/METHOD. Handlers raise ApiError or Failed. What an administrator does is written down."""
 
     def unary(kind: type[Request], method: Callable[[Request, CallContext], Awaitable[Message]]) -> Unary:
-        name = kind.DESCRIPTOR.name.removesuffix("Request")
-
         async def handle(data: bytes, call: CallContext) -> bytes:
-            with service.observer.call(name):
-                return (await method(validation.parse(kind, data), call)).SerializeToString()
+            return (await method(validation.parse(kind, data), call)).SerializeToString()
 
         return Unary(handle)
 
@@ -72,10 +69,6 @@ def methods(service: CouponService, state: Health, audit: AuditLog) -> Mapping[s
         name = kind.DESCRIPTOR.name.removesuffix("Request")
 
         async def handle(data: bytes, call: CallContext) -> bytes:
-            with service.observer.call(name):
-                return await recorded(data, call)
-
-        async def recorded(data: bytes, call: CallContext) -> bytes:
             caller = {"who": call.permit.key_id if call.permit is not None else call.peer, "peer": call.peer}
             try:
                 request = validation.parse(kind, data)
@@ -137,8 +130,7 @@ def _issue_coupons(service: CouponService) -> Streaming:
                 call.require_permit()
                 yield validation.parse(coupon_pb2.IssueCouponsRequest, data)
 
-        with service.observer.call("IssueCoupons"):
-            await service.issue_coupons(requests(), call, _written(send))
+        await service.issue_coupons(requests(), call, _written(send))
 
     return Streaming(handle)
 
@@ -149,10 +141,9 @@ def _watch_campaign(service: CouponService) -> Streaming:
             call.require_permit()
             await send(response.SerializeToString())
 
-        with service.observer.call("WatchCampaign"):
-            async with call.permitted():
-                request = validation.parse(coupon_pb2.WatchCampaignRequest, await _only(messages))
-                await service.watch_campaign(request, call, send_if_permitted)
+        async with call.permitted():
+            request = validation.parse(coupon_pb2.WatchCampaignRequest, await _only(messages))
+            await service.watch_campaign(request, call, send_if_permitted)
 
     return Streaming(handle)
 

@@ -1,9 +1,7 @@
 """What a router counts, and what it says of itself when it is scraped."""
 
-import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 
 from google.rpc import code_pb2
 from prometheus_client.metrics_core import Metric
@@ -75,38 +73,21 @@ class RouterMetrics:
     def refused(self, issue: Issue, error: ApiError) -> None:
         self._issues[issue].refusals[error.reason] += 1
 
-    def turned_away(self, method: str, error: ApiError) -> None:
-        if method == Issue.UNARY.value:
+    def turned_away(self, method: str, error: ApiError | Failed) -> None:
+        if method == Issue.UNARY.value and isinstance(error, ApiError):
             self.refused(Issue.UNARY, error)
         else:
             self._codes[method, error.code] += 1
 
-    @contextmanager
-    def call(self, method: str) -> Iterator[None]:
-        began_s = now_s()
-        code: int = code_pb2.OK
-        try:
-            yield
-        except (ApiError, Failed) as error:
-            code = error.code
-            raise
-        except asyncio.CancelledError:
-            code = code_pb2.CANCELLED
-            raise
-        except Exception:
-            code = code_pb2.INTERNAL
-            raise
-        finally:
-            self._codes[method, code] += 1
-            self._durations[method].observe(now_s() - began_s)
+    def answered(self, method: str, code: int, took_s: float) -> None:
+        self._codes[method, code] += 1
+        self._durations[method].observe(took_s)
 
     # --- when it is scraped -------------------------------------------------------------------------------------------
 
     def families(self) -> Iterator[Metric]:
         unary, items = self._issues[Issue.UNARY], self._issues[Issue.ITEM]
-        yield counter(
-            "calls", "RPCs that have been answered, by gRPC status.", ("method", "code"), self._calls_by_code()
-        )
+        yield counter("calls", "RPCs that have ended, by gRPC status.", ("method", "code"), self._calls_by_code())
         yield counter(
             "issue_outcomes",
             "Requests for a coupon and what came of them: ISSUED, ALREADY_ISSUED for a repetition, or why not.",

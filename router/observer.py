@@ -1,11 +1,19 @@
 """What a router tells of its calls to whoever counts them. Nothing here knows how they are counted, or whether."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 from router.calls import Issue, PendingCall
 from router.errors import ApiError
+from router.grpc_wire import Failed
+
+NO_METHOD = "unimplemented"
+"""Stands for all methods that there are not: callers choose their names."""
+
+
+def method_name(path: str) -> str:
+    """Of /SERVICE/METHOD."""
+    return path.rpartition("/")[2]
 
 
 class Observer(Protocol):
@@ -25,12 +33,12 @@ class Observer(Protocol):
         """One was refused as it came."""
         ...
 
-    def turned_away(self, method: str, error: ApiError) -> None:
-        """An RPC was refused at the door: for its key."""
+    def turned_away(self, method: str, error: ApiError | Failed) -> None:
+        """An RPC, of any method, was refused at the door: for its key, its form, or because there are too many."""
         ...
 
-    def call(self, method: str) -> AbstractContextManager[None]:
-        """Around one RPC of any method but IssueCoupon; what leaves it as an exception is its status."""
+    def answered(self, method: str, code: int, took_s: float) -> None:
+        """One RPC of any method but IssueCoupon has ended with this google.rpc.Code."""
         ...
 
 
@@ -43,10 +51,9 @@ class _Unobserved:
 
     def refused(self, issue: Issue, error: ApiError) -> None: ...
 
-    def turned_away(self, method: str, error: ApiError) -> None: ...
+    def turned_away(self, method: str, error: ApiError | Failed) -> None: ...
 
-    def call(self, method: str) -> AbstractContextManager[None]:
-        return nullcontext()
+    def answered(self, method: str, code: int, took_s: float) -> None: ...
 
 
 UNOBSERVED: Observer = _Unobserved()

@@ -22,6 +22,7 @@ from router.grpc_wire import Failed
 from router.http2.connection import Connection, Limits, Stream
 from router.http2.headers import Request
 from router.inbox import Budget, Inbox
+from router.observer import NO_METHOD, Observer, method_name
 from router.service import Begin, CallContext
 from router.streaming import INTERNAL, StreamingCall, failure_block
 
@@ -36,7 +37,9 @@ for a part of what it would cost piece by piece, and that part belongs to those 
 _TASKS_MAX = 256
 """Calls of one connection at a time that need a task. Whoever sends thousands at once shall not fill the loop with
 them: coupons are asked for without a task."""
-_FULL = grpc_wire.only_trailers(code_pb2.RESOURCE_EXHAUSTED, "too many calls at a time")
+_FULL = Failed(code_pb2.RESOURCE_EXHAUSTED, "too many calls at a time")
+_UNIMPLEMENTED = Failed(code_pb2.UNIMPLEMENTED, "no such method")
+_GIVEN_UP = Failed(code_pb2.CANCELLED, "the request did not end")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +47,9 @@ class Head:
     """What the header fields of a call mean."""
 
     method: Method | None
-    refusal: bytes
-    """The whole response, where there is no method."""
+    refusal: bytes | Failed
+    """Where there is no method: why, or the whole response to what is no RPC."""
+    name: str = NO_METHOD
     timeout_s: float | None = None
     encoding: bytes | None = None
     permit: Permit | None = None
@@ -59,6 +63,7 @@ class Host(Protocol):
     budget: Budget
     access: Access | None
     """None: nobody is asked for a key."""
+    observer: Observer
 
     full: bool
     """No further call is taken."""
@@ -222,16 +227,17 @@ class Peer(asyncio.Protocol):
             return Head(None, grpc_wire.NOT_GRPC)
         method = self._host.methods.get(request.path)
         if method is None:
-            return Head(None, grpc_wire.only_trailers(code_pb2.UNIMPLEMENTED, "no such method"))
+            return Head(None, _UNIMPLEMENTED)
+        path = request.path.decode()
+        name = method_name(path)
         try:
             timeout_s = grpc_wire.timeout_s(request.fields)
         except Failed as error:
-            return Head(None, grpc_wire.only_trailers(error.code, error.message))
+            return Head(None, error, name)
         permit, access = None, self._host.access
         if access is not None:
-            authorization = request.fields.get(b"authorization", b"")
-            permit = access.permit(request.path.decode(), authorization, self._address)
-        return Head(method, b"", timeout_s, request.fields.get(b"grpc-encoding"), permit)
+            permit = access.permit(path, request.fields.get(b"authorization", b""), self._address)
+        return Head(method, b"", name, timeout_s, request.fields.get(b"grpc-encoding"), permit)
 
     def requested(self, head: Head, data: bytes) -> bytes | Callable[[Stream], None]:
         method = head.method
@@ -239,7 +245,7 @@ class Peer(asyncio.Protocol):
             return partial(self._open_whole, data)
         if head.permit is not None and (refusal := head.permit.admit()) is not None:
             return failure_block(refusal, only=True)
-        admitted = self._admit(method, message)
+        admitted = self._admit(head, method, message)
         if isinstance(admitted, Exception):
             # Not for a rate of his own, which is no reason to let others wait that come over the same connection.
             self._refused |= isinstance(admitted, ApiError) and admitted.reason == coupon_pb2.OVERLOADED
@@ -261,17 +267,20 @@ class Peer(asyncio.Protocol):
         full = self._host.full
         self._host.began(method)
         if method is None:
-            self.connection.finish(stream, stream.head.refusal)
+            if isinstance(stream.head.refusal, Failed):
+                self._turn_away(stream, stream.head.refusal)
+            else:
+                self.connection.finish(stream, stream.head.refusal)
         elif full:
             self._refused = True
-            self.connection.finish(stream, _FULL)
+            self._turn_away(stream, _FULL)
         elif stream.head.permit is not None and (refusal := stream.head.permit.admit()) is not None:
             self._fail(stream, refusal)
         elif isinstance(method, Streaming):
             stream.user = StreamingCall(
                 self.connection, stream, self._inbox(stream), self._context(stream), self._writable
             )
-            stream.user.start(method)
+            self._count(stream, stream.user.start(method))
         elif not stream.heard_all:
             self._slow[stream] = self._loop.time()
 
@@ -290,7 +299,7 @@ class Peer(asyncio.Protocol):
             try:
                 message = stream.user.only()
             except (ApiError, Failed) as error:
-                self._fail(stream, error)
+                self._turn_away(stream, error)
             else:
                 stream.user.close()
                 self._begin(stream, message)
@@ -302,6 +311,8 @@ class Peer(asyncio.Protocol):
     def closed(self, stream: Stream, answered: bool) -> None:
         self._host.done(stream.head.method)
         self._slow.pop(stream, None)
+        if not answered and not stream.heard_all and not isinstance(stream.user, StreamingCall):
+            self._host.observer.turned_away(stream.head.name, _GIVEN_UP)  # it was never begun
         match stream.user:
             case Inbox() as inbox:
                 inbox.close()
@@ -318,43 +329,48 @@ class Peer(asyncio.Protocol):
         method = stream.head.method
         began_s, permit = self._slow.pop(stream, None), stream.head.permit
         if began_s is not None and permit is not None and (refusal := permit.refusal()) is not None:
-            self._fail(stream, refusal)  # it was let in when it began, which may be long ago
+            self._turn_away(stream, refusal)  # it was let in when it began, which may be long ago
             return
         context = self._context(stream, began_s)
         self.connection.consumed(stream, stream.unconsumed)
         if not isinstance(method, Prompt):
             if self._tasks == _TASKS_MAX:
                 self._refused = True
-                self.connection.finish(stream, _FULL)
+                self._turn_away(stream, _FULL)
                 return
             self._tasks += 1
             stream.user = self._loop.create_task(self._run(stream, method, message, context))
+            self._count(stream, stream.user)
             return
         stream.user = None
-        admitted = self._admit(method, message)
+        admitted = self._admit(stream.head, method, message)
         if isinstance(admitted, Exception):
             self._fail(stream, admitted)
         else:
             admitted(context, partial(self._reply, stream))
 
-    def _admit(self, method: Prompt, message: bytes) -> Begin | ApiError | Failed:
+    def _admit(self, head: Head, method: Prompt, message: bytes) -> Begin | ApiError | Failed:
         try:
             return method.admit(message)
         except Exception:
             # A bug: its trace is for the log, nothing of it for the caller.
             log.exception("call_failed")
+            self._host.observer.turned_away(head.name, INTERNAL)
             return INTERNAL
 
-    async def _run(self, stream: Stream, method: Unary, message: bytes, context: CallContext) -> None:
+    async def _run(self, stream: Stream, method: Unary, message: bytes, context: CallContext) -> int:
+        """Returns the status."""
         try:
             answer = await method.handle(message, context)
         except (ApiError, Failed) as error:
             self._fail(stream, error)
+            return error.code
         except Exception:
             log.exception("call_failed")
             self._fail(stream, INTERNAL)
-        else:
-            self._reply(stream, answer)
+            return INTERNAL.code
+        self._reply(stream, answer)
+        return code_pb2.OK
 
     def _reply(self, stream: Stream, result: bytes | ApiError) -> None:
         if isinstance(result, ApiError):
@@ -367,7 +383,23 @@ class Peer(asyncio.Protocol):
     def _fail(self, stream: Stream, error: ApiError | Failed) -> None:
         self.connection.finish(stream, failure_block(error, only=True))
 
+    def _turn_away(self, stream: Stream, error: ApiError | Failed) -> None:
+        """Nobody else has heard of the call."""
+        self._host.observer.turned_away(stream.head.name, error)
+        self._fail(stream, error)
+
     # --- all calls ----------------------------------------------------------------------------------------------------
+
+    def _count(self, stream: Stream, task: asyncio.Task[int]) -> None:
+        """When it ends, of itself or with its client, if only before its first step."""
+        observer = self._host.observer
+        began_s = observer.now()
+
+        def tell(ended: asyncio.Task[int]) -> None:
+            code = code_pb2.CANCELLED if ended.cancelled() else ended.result()
+            observer.answered(stream.head.name, code, observer.now() - began_s)
+
+        task.add_done_callback(tell)
 
     def _inbox(self, stream: Stream) -> Inbox:
         return Inbox(stream.head.encoding, self._host.budget, partial(self.connection.consumed, stream))

@@ -87,6 +87,7 @@ class ApiServer:
         self.budget = Budget(settings.kept_bytes_max)
         self._unread = Unread(settings.unread_bytes_max)
         self._making_room = False
+        self.observer = service.observer
         self._service = service
         self._settings = settings
         limits = Limits()

@@ -37,10 +37,12 @@ class StreamingCall:
         self._context = context
         self._writable = writable
         self._begun = False
-        self._task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[int] | None = None
 
-    def start(self, method: Streaming) -> None:
+    def start(self, method: Streaming) -> asyncio.Task[int]:
+        """Its result is the call's status."""
         self._task = asyncio.get_running_loop().create_task(self._run(method))
+        return self._task
 
     def close(self, answered: bool) -> None:
         """The stream is closed; unless it was answered, the task has nobody to work for."""
@@ -48,18 +50,18 @@ class StreamingCall:
         if not answered and self._task is not None:
             self._task.cancel()
 
-    async def _run(self, method: Streaming) -> None:
+    async def _run(self, method: Streaming) -> int:
         try:
             await method.handle(self.inbox.messages(), self._context, self._send)
         except (ApiError, Failed) as error:
-            self._finish(failure_block(error, only=not self._begun))
+            return self._fail(error)
         except Exception:
             # A bug: its trace is for the log, nothing of it for the caller.
             log.exception("call_failed")
-            self._finish(failure_block(INTERNAL, only=not self._begun))
-        else:
-            self._begin()
-            self._finish(grpc_wire.OK)
+            return self._fail(INTERNAL)
+        self._begin()
+        self._connection.finish(self._stream, grpc_wire.OK)
+        return code_pb2.OK
 
     async def _send(self, message: bytes) -> None:
         """Returns when there is room for more."""
@@ -75,8 +77,9 @@ class StreamingCall:
             self._begun = True
             self._connection.begin(self._stream, grpc_wire.HEAD)
 
-    def _finish(self, trailers: bytes) -> None:
-        self._connection.finish(self._stream, trailers)
+    def _fail(self, error: ApiError | Failed) -> int:
+        self._connection.finish(self._stream, failure_block(error, only=not self._begun))
+        return error.code
 
 
 def failure_block(error: ApiError | Failed, *, only: bool) -> bytes:

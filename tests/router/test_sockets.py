@@ -26,6 +26,7 @@ from router.grpc_wire import written
 from router.http2 import frames
 from router.http2.frames import HEAD, HEAD_BYTES, frame
 from router.limits import Rate
+from router.observer import UNOBSERVED, Observer
 from router.peer import Peer
 from router.server import ApiServer, ServerSettings
 from tests.router.fake_node import FakeNode, issued, running_node, silent
@@ -156,9 +157,12 @@ class Place:
 
 @asynccontextmanager
 async def place(
-    settings: ServerSettings | None = None, dispatch: DispatchSettings | None = None, user_rate: Rate | None = None
+    settings: ServerSettings | None = None,
+    dispatch: DispatchSettings | None = None,
+    user_rate: Rate | None = None,
+    observer: Observer = UNOBSERVED,
 ) -> AsyncIterator[tuple[Place, FakeNode]]:
-    async with running_node() as node, rig(dispatch=dispatch, user_rate=user_rate) as router:
+    async with running_node() as node, rig(dispatch=dispatch, user_rate=user_rate, observer=observer) as router:
         router.own(node)
         await router.link_up("c")
         server = ApiServer(router.service, settings or ServerSettings(drain_s_max=1.0))
