@@ -8,6 +8,7 @@ import grpc
 import grpc.aio
 import structlog
 
+from cluster import health
 from cluster.roles import Role, role_of
 from proto import node_pb2
 
@@ -16,15 +17,14 @@ log = structlog.get_logger()
 _SERVICE = node_pb2.DESCRIPTOR.services_by_name["NodeService"].full_name
 
 CALLERS: Mapping[str, frozenset[Role]] = {
-    f"/{_SERVICE}/{method}": frozenset(roles)
-    for method, roles in {
-        "Exchange": (Role.ROUTER,),
-        "Watch": (Role.ROUTER,),
-        "Handover": (Role.NODE,),
-        "Presence": (Role.NODE,),
-        "Drain": (Role.OPERATOR,),
-        "GetStatus": (Role.OPERATOR, Role.ROUTER, Role.NODE),
-    }.items()
+    f"/{_SERVICE}/Exchange": frozenset((Role.ROUTER,)),
+    f"/{_SERVICE}/Watch": frozenset((Role.ROUTER,)),
+    f"/{_SERVICE}/Handover": frozenset((Role.NODE,)),
+    f"/{_SERVICE}/Presence": frozenset((Role.NODE,)),
+    f"/{_SERVICE}/Drain": frozenset((Role.OPERATOR,)),
+    f"/{_SERVICE}/GetStatus": frozenset(Role),
+    f"/{health.SERVICE_NAME}/Check": frozenset(Role),
+    f"/{health.SERVICE_NAME}/Watch": frozenset(Role),
 }
 
 if TYPE_CHECKING:

@@ -142,8 +142,7 @@ async def _serve(
     )
     health = NodeHealth()
     member = Member(parts, health.refresh)
-    node_pb2_grpc.add_NodeServiceServicer_to_server(NodeServer(member, identity), server)
-    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    add_services(server, NodeServer(member, identity), health)
     port = await _operator_port(settings, cluster, etcd, member, metrics, sources)
     await server.start()
     loop = asyncio.get_running_loop()
@@ -170,6 +169,12 @@ async def _serve(
         await server.stop(STOP_GRACE_S)
         if port is not None:
             await port.close()
+
+
+def add_services(server: grpc.aio.Server, node: NodeServer, health: NodeHealth) -> None:
+    """All that a node serves."""
+    node_pb2_grpc.add_NodeServiceServicer_to_server(node, server)
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
 
 
 async def _operator_port(

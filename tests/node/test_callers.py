@@ -1,32 +1,39 @@
 """Who may call a node: a real gRPC server with mutual TLS, a client of each role, every method."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
+from grpc_health.v1 import health_pb2
 
 from cluster.roles import Role, role_of, uri_of
 from cluster.tls import NODE_NAME, TlsIdentity, TlsUnusable, node_channel
 from node.callers import CALLERS, OnlyCallers
+from node.health import NodeHealth
+from node.process import add_services
 from proto import node_pb2, node_pb2_grpc
 from tests.support.certs import certs_in, identity
 
+OK = grpc.StatusCode.OK
 METHODS = {
     f"/{service.full_name}/{method.name}": method
-    for service in node_pb2.DESCRIPTOR.services_by_name.values()
+    for file in (node_pb2, health_pb2)
+    for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 }
 
 
 @asynccontextmanager
 async def node(tls: TlsIdentity) -> AsyncIterator[str]:
-    """One that implements nothing: who gets through hears UNIMPLEMENTED."""
+    """One that implements nothing: who gets through hears UNIMPLEMENTED. But for health, which is a node's own."""
     server = grpc.aio.server(interceptors=[OnlyCallers()])
-    node_pb2_grpc.add_NodeServiceServicer_to_server(_Streams(), server)
+    streams: Any = _Streams()
+    add_services(server, streams, NodeHealth())
     port = server.add_secure_port("127.0.0.1:0", tls.server_credentials(mutual=True))
     await server.start()
     try:
@@ -48,14 +55,14 @@ class _Streams(node_pb2_grpc.NodeServiceServicer):
 
 
 async def said(channel: grpc.aio.Channel, path: str) -> grpc.StatusCode:
-    """The status of an empty call."""
+    """The status of an empty call; OK as soon as a message has come."""
     method = METHODS[path]
     try:
         if not method.server_streaming:
             await channel.unary_unary(path, None, None)(b"", timeout=5)
         elif not method.client_streaming:
             async for _ in channel.unary_stream(path, None, None)(b"", timeout=5):
-                pass
+                break
         else:
             call = channel.stream_stream(path, None, None)(None, timeout=5)
             await call.done_writing()
@@ -63,11 +70,12 @@ async def said(channel: grpc.aio.Channel, path: str) -> grpc.StatusCode:
                 pass
     except grpc.aio.AioRpcError as error:
         return error.code()
-    return grpc.StatusCode.OK
+    return OK
 
 
 def test_roles(tmp_path: Path) -> None:
-    """Each role may call what it needs and nothing else; etcd's certificate, of the same CA, may call nothing."""
+    """Each role may call what it needs and nothing else; etcd's certificate, of the same CA, may call nothing. How a
+    node is, everybody may ask who has a role."""
     certs = certs_in(tmp_path)
 
     async def test() -> None:
@@ -75,16 +83,33 @@ def test_roles(tmp_path: Path) -> None:
             for name in ("router", "node", "operator", "etcd"):
                 async with node_channel(address, identity(certs, name)) as channel:
                     for path, roles in CALLERS.items():
-                        allowed = name in {role.value for role in roles}
-                        wanted = grpc.StatusCode.UNIMPLEMENTED if allowed else grpc.StatusCode.PERMISSION_DENIED
+                        allowed = name in {role.value for role in (Role if "Health" in path else roles)}
+                        answered = OK if "Health" in path else grpc.StatusCode.UNIMPLEMENTED
+                        wanted = answered if allowed else grpc.StatusCode.PERMISSION_DENIED
                         assert await said(channel, path) is wanted, (name, path)
 
     asyncio.run(test())
 
 
+class _Register:
+    """Stands for a server: keeps the paths of what is added to it."""
+
+    def __init__(self) -> None:
+        self.paths: set[str] = set()
+
+    def add_registered_method_handlers(self, service: str, methods: Mapping[str, object]) -> None:
+        self.paths |= {f"/{service}/{method}" for method in methods}
+
+    def add_generic_rpc_handlers(self, handlers: object) -> None:
+        """The same methods once more, for older servers."""
+
+
 def test_every_method_has_its_callers() -> None:
-    """A method that is added to node.proto has to say who may call it."""
-    assert CALLERS.keys() == METHODS.keys()
+    """Of every service that a node's process serves: a method that is added has to say who may call it."""
+    register: Any = _Register()
+    node: Any = _Streams()
+    add_services(register, node, NodeHealth())
+    assert CALLERS.keys() == register.paths == METHODS.keys()
 
 
 def test_strangers(tmp_path: Path) -> None:
