@@ -56,6 +56,7 @@ class AioServer:
         audit: AuditLog | None = None,
     ) -> None:
         self.health = Health()
+        self.health.set(SERVICE_NAME, SERVING)
         self._tls = tls
         self._access = access
         self._observer = service.observer
@@ -93,7 +94,6 @@ class AioServer:
 
     async def start(self) -> None:
         await self._server.start()
-        self.health.set(SERVICE_NAME, SERVING)
 
     async def stop(self) -> None:
         """Says NOT_SERVING, refuses what is new, answers what it has (for `drain_s_max` at most), ends."""

@@ -25,6 +25,7 @@ from router.aio_server import AioServer
 from router.config import RouterSettings
 from router.dispatch import Dispatcher, DispatchSettings
 from router.grpc_nodes import GrpcNodes
+from router.health import Readiness
 from router.link import LinkSettings, NodeLink
 from router.metrics import RouterMetrics, RouterView
 from router.observer import UNOBSERVED
@@ -106,7 +107,6 @@ async def _serve(
     def make_link(node: str) -> NodeLink:
         return NodeLink(node, hello=hello, source=dispatcher, transport=transport, settings=LinkSettings(), rng=rng)
 
-    topology = TopologyFollower(etcd, keys, dispatcher, make_link)
     stop = asyncio.Event()
 
     def not_ready() -> str:
@@ -117,6 +117,8 @@ async def _serve(
         unowned = dispatcher.unowned()
         return f"{len(unowned)} of {shards} shards have no owner" if unowned else ""
 
+    readiness = Readiness(server.health, not_ready)
+    topology = TopologyFollower(etcd, keys, dispatcher, make_link, readiness.refresh)
     port = await _operator_port(settings, cluster, etcd, (metrics, RouterView(dispatcher, audit)), not_ready)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

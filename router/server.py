@@ -79,6 +79,7 @@ class ApiServer:
         audit: AuditLog | None = None,
     ) -> None:
         self.health = Health()
+        self.health.set(SERVICE_NAME, SERVING)
         self.access = access
         self._tls = tls
         self.methods: Mapping[bytes, Method] = {
@@ -139,7 +140,6 @@ class ApiServer:
                 }
             self._servers.append(await loop.create_server(self._accept, sock=listening, backlog=_BACKLOG, **tls))
         self._looking = loop.create_task(self._look_after_peers(), name="server-peers")
-        self.health.set(SERVICE_NAME, SERVING)
 
     async def stop(self) -> None:
         """Listens no more and says NOT_SERVING, answers what it has (for `drain_s_max` at most), ends.

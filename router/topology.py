@@ -28,14 +28,24 @@ class Watches(Protocol):
 
 class TopologyFollower:
     def __init__(
-        self, watches: Watches, keys: Keyspace, dispatcher: Dispatcher, make_link: Callable[[str], NodeLink]
+        self,
+        watches: Watches,
+        keys: Keyspace,
+        dispatcher: Dispatcher,
+        make_link: Callable[[str], NodeLink],
+        on_change: Callable[[], None] = lambda: None,
     ) -> None:
-        """`make_link`: for the HOST:PORT of a node."""
+        """
+        Args:
+            make_link: for the HOST:PORT of a node.
+            on_change: called when the dispatcher has learned who owns what.
+        """
         self._watches = watches
         self._keys = keys
         self._topology = Topology(keys)
         self._dispatcher = dispatcher
         self._make_link = make_link
+        self._on_change = on_change
         self._links: dict[str, NodeLink] = {}
         self.ready = asyncio.Event()
         """Set when the first view is complete."""
@@ -49,6 +59,7 @@ class TopologyFollower:
                 for shard in shards:
                     self._dispatcher.set_owner(shard, self._topology.owners.get(shard))
                 self.ready.set()
+                self._on_change()
 
     def _learn(self, update: Snapshot | Changes) -> set[ShardId]:
         """The shards whose owner may be another one now."""

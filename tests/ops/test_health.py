@@ -36,7 +36,8 @@ async def state(address: str, service: str) -> str:
 
 
 def test_processes_say_how_they_are(tmp_path: Path) -> None:
-    """All are ready; without nodes the router lives and is not ready, and says why; with them it is again."""
+    """All are ready; without nodes the router lives and is not ready, and says why; with them it is again. Over gRPC it
+    says the same of its service, and of the whole server that it serves."""
 
     async def main() -> None:
         spec = LocalSpec(tmp_path / "data", nodes=2, routers=1, shards=4, journal="file", restart=False)
@@ -54,8 +55,12 @@ def test_processes_say_how_they_are(tmp_path: Path) -> None:
             while await get(router, "/readyz") != (503, "4 of 4 shards have no owner\n"):
                 await asyncio.sleep(0.1)
             assert await get(router, "/healthz") == (200, "ok\n")
+            while await state(cluster.router, ROUTER_SERVICE) != "NOT_SERVING":
+                await asyncio.sleep(0.1)
+            assert await state(cluster.router, "") == "SERVING"
             await cluster.start_node(0)
             while await get(router, "/readyz") != (200, "ok\n"):
                 await asyncio.sleep(0.1)
+            assert await state(cluster.router, ROUTER_SERVICE) == "SERVING"
 
     asyncio.run(main())

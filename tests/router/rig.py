@@ -164,6 +164,7 @@ async def rig(
     service: ServiceSettings | None = None,
     observer: Observer = UNOBSERVED,
     user_rate: Rate | None = None,
+    on_change: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[Rig]:
     rng = Random(7)
     dispatcher = Dispatcher(SHARDS, dispatch or DispatchSettings(), rng, observer)
@@ -176,7 +177,7 @@ async def rig(
             address, hello=hello, source=dispatcher, transport=transport, settings=link or LinkSettings(), rng=rng
         )
 
-    follower = TopologyFollower(watches, KEYS, dispatcher, make_link)
+    follower = TopologyFollower(watches, KEYS, dispatcher, make_link, on_change)
     api = CouponService(
         dispatcher,
         shards=SHARDS,
