@@ -1,6 +1,7 @@
 """`seonchak verify`: the journal, read again without the nodes, and held against the rules."""
 
 import asyncio
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,8 +17,12 @@ if TYPE_CHECKING:
 def verify(
     data_dir: Annotated[Path | None, typer.Option(help=f"Of `seonchak up`. Default: {DEFAULT_DATA_DIR}.")] = None,
     etcd: Annotated[str | None, typer.Option(metavar="HOST:PORT,...", help="Instead: the cluster's etcd.")] = None,
-    journal_dir: Annotated[Path | None, typer.Option(help="With --etcd: root of the file journal.")] = None,
-    key_prefix: Annotated[str, typer.Option(help="With --etcd: of everything in etcd.")] = "seonchak/",
+    journal_dir: Annotated[
+        Path | None, typer.Option(envvar="SEONCHAK_JOURNAL_DIR", help="With --etcd: root of the file journal.")
+    ] = None,
+    key_prefix: Annotated[
+        str, typer.Option(envvar="SEONCHAK_KEY_PREFIX", help="With --etcd: of everything in etcd.")
+    ] = "seonchak/",
     backup: Annotated[Path | None, typer.Option(help="Instead: a backup, its checksums too.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -33,6 +38,8 @@ def verify(
 
     if sum(given is not None for given in (etcd, data_dir, backup)) > 1:
         raise typer.BadParameter("--etcd, --data-dir and --backup exclude each other")
+    if data_dir is None and backup is None:
+        etcd = etcd or os.environ.get("SEONCHAK_ETCD_ENDPOINTS")
     try:
         if backup is not None:
             kept = Backup(backup)

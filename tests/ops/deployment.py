@@ -53,6 +53,11 @@ def manifests() -> list[dict[str, Any]]:
     return [document for path in sorted(KUBERNETES.glob("*.yaml")) for document in yaml.safe_load_all(path.read_text())]
 
 
+def everything_in_kubernetes() -> dict[tuple[str, str], dict[str, Any]]:
+    """By kind, as kubectl takes it, and name."""
+    return {(manifest["kind"].lower(), manifest["metadata"]["name"]): manifest for manifest in manifests()}
+
+
 def of_kind(*kinds: str) -> list[dict[str, Any]]:
     return [manifest for manifest in manifests() if manifest["kind"] in kinds]
 

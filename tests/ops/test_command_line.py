@@ -14,7 +14,7 @@ DOCUMENTS = ["README.md", "ops/RUNBOOK.md", "ops/kubernetes/README.md", "docs/ba
 IN_CODE = re.compile(
     r"^\s{4,}(?:\$ )?"
     r"(?:(?:\w+=\S+ )*(?:docker compose run [^#]*? |kubectl exec [^#]*? -- )?(?:[\w./-]*/)?seonchak"
-    r"|docker compose run (?:--\S+ |-v \S+ )*init) (.+)$"
+    r"|docker compose run (?:--\S+ |-v \S+ )*cli) (.+)$"
 )
 """Variables, what runs it in a container, a path, and then the command."""
 
@@ -71,7 +71,7 @@ def test_commands_are_found_in_text() -> None:
     text = (
         "Say `seonchak up` and `seonchak drain NODE`, not `the seonchak`.\n\n"
         "    .venv/bin/seonchak status   # who\n    seonchak verify --json | jq .ok\n"
-        "    docker compose run --rm init status --etcd etcd-0:2379\n"
+        "    docker compose run --rm cli status --etcd etcd-0:2379\n"
         "    SEONCHAK_API_KEY=sck_... bin/seonchak --tls-ca ca.crt \\\n        campaign list\n"
         "    kubectl exec --namespace seonchak deployment/seonchak-router -- seonchak status --json\n"
     )

@@ -6,10 +6,14 @@ import socket
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
+from typing import NoReturn
 
 import pytest
+from typer.testing import CliRunner
 
 from node.config import NodeSettings
+from ops.command import app
 from router.config import RouterSettings
 from tests.ops.command_line import SETTINGS, VARIABLES, problems, settings_of
 from tests.ops.deployment import COMPOSE, DOCKERFILE, IMAGE, ROOT, compose, etcds, flags, ours, services
@@ -35,7 +39,7 @@ def test_a_whole_cluster_is_in_it() -> None:
 
 def test_every_command_of_ours_exists() -> None:
     """Commands and healthchecks of our image, with flags that the product has."""
-    assert set(ours()) == {"init", "node", "router"}
+    assert set(ours()) == {"init", "cli", "node", "router"}
     for name, service in ours().items():
         assert not problems(service["command"]), name
         if not service.get("healthcheck", {}).get("disable"):
@@ -47,8 +51,47 @@ def test_every_command_of_ours_exists() -> None:
 def test_every_variable_of_ours_is_a_setting() -> None:
     """Of the command that the service runs: one that nobody reads would be a setting that has no effect."""
     for name, service in ours().items():
-        of_command = VARIABLES.get(service["command"][0], set())
+        of_commands = {"SEONCHAK_ETCD_ENDPOINTS", "SEONCHAK_ROUTER", "SEONCHAK_API_KEY"} if name == "cli" else set()
+        of_command = VARIABLES.get(service["command"][0], of_commands)
         assert not service.get("environment", {}).keys() - of_command, name
+
+
+def test_the_service_for_commands_is_no_part_of_the_cluster() -> None:
+    """`docker compose run --rm cli ...`: `up` does not start it; it reaches etcd and the gateway where they listen, and
+    hands on the API key of who typed it."""
+    found = services()
+    assert {name: of["profiles"] for name, of in found.items() if "profiles" in of} == {"cli": ["cli"]}
+    own = found["cli"]["environment"]
+    (bound,) = re.findall(r"bind :(\d+)", (ROOT / "ops/haproxy/haproxy.cfg").read_text())
+    assert own["SEONCHAK_ROUTER"] == f"gateway:{bound}"
+    for name in ("gateway", *etcds()):
+        assert set(found["cli"]["networks"]) & set(found[name]["networks"])
+    assert 'SEONCHAK_API_KEY: "${SEONCHAK_API_KEY:-}"' in COMPOSE.read_text()
+
+
+class Reached(Exception):
+    """An address that a command would talk to."""
+
+
+@pytest.mark.parametrize(
+    "command", ["init", "status", "key list", "drain node-0", "verify", "backup BACKUP", "campaign list", "issue a b"]
+)
+def test_commands_go_by_its_variables(command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without an option that says where to: all of etcd's members, or the gateway."""
+    own = services()["cli"]["environment"]
+    for name, value in own.items():
+        monkeypatch.setenv(name, value)
+    reached: list[str] = []
+
+    def dial(address: str, *_: object, **__: object) -> NoReturn:
+        reached.append(address)
+        raise Reached(address)
+
+    monkeypatch.setattr("ops.etcd_client.GrpcEtcd", dial)
+    monkeypatch.setattr("ops.credentials.Credentials.channel", lambda _, router, **__: dial(router))
+    ended = CliRunner().invoke(app, [word.replace("BACKUP", str(tmp_path / "new")) for word in command.split()])
+    assert isinstance(ended.exception, Reached), ended.output
+    assert set(reached) <= {*own["SEONCHAK_ETCD_ENDPOINTS"].split(","), own["SEONCHAK_ROUTER"]}
 
 
 @pytest.mark.parametrize("name", SETTINGS)
