@@ -84,6 +84,9 @@ def restore(
     generation: Annotated[
         int | None, typer.Option(min=1, max=9, help="Of new codes; default: the one after the backup's.")
     ] = None,
+    with_keys: Annotated[
+        bool, typer.Option("--with-keys", help="API keys too, also those that were revoked after the backup.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Make an empty etcd (and journal directory) the cluster that DIRECTORY holds. Start nothing before it is done."""
@@ -101,13 +104,17 @@ def restore(
         kept = Backup(directory)
         if data_dir is not None:
             work = restoring.restore_data_dir(
-                kept, data_dir, etcd_members_count=etcd_members, tls=tls, generation=generation
+                kept,
+                data_dir,
+                etcd_members_count=etcd_members,
+                tls=tls,
+                generation=generation,
+                with_keys=with_keys,
             )
         else:
             assert etcd is not None
-            work = restoring.restore(
-                kept, Source(tuple(etcd.split(",")), key_prefix, journal_dir, operator()), generation=generation
-            )
+            target = Source(tuple(etcd.split(",")), key_prefix, journal_dir, operator())
+            work = restoring.restore(kept, target, generation=generation, with_keys=with_keys)
         restored = asyncio.run(work)
     except TimeoutError:
         fail("etcd does not answer", as_json=as_json)
@@ -125,9 +132,12 @@ def restore(
     ) as error:
         fail(str(error), as_json=as_json)
     if as_json:
-        print_json(_restored_json(restored))
+        print_json(_restored_json(restored, with_keys=with_keys))
     else:
-        _show_restored(kept, restored, data_dir, etcd_members, tls=tls)
+        _show_restored(kept, restored)
+        _show_keys(restored, with_keys=with_keys)
+        if data_dir is not None:
+            _show_how_to_go_on(restored, data_dir, etcd_members, tls=tls)
     if not restored.report.ok:
         fail("what was restored breaks rules: `seonchak verify` lists them", as_json=as_json)
 
@@ -141,25 +151,46 @@ def _manifest_json(manifest: "Manifest") -> dict[str, Any]:
     return manifest.model_dump(mode="json", exclude={"files"})
 
 
-def _restored_json(restored: "Restored") -> dict[str, Any]:
+def _restored_json(restored: "Restored", *, with_keys: bool) -> dict[str, Any]:
     return _manifest_json(restored.manifest) | {
         "cluster_incarnation": restored.cluster_incarnation,
         "code_generation": restored.code_generation,
+        "api_keys": sorted(restored.api_keys),
+        "api_keys_restored": with_keys,
         "ok": restored.report.ok,
     }
 
 
-def _show_restored(
-    kept: "Backup", restored: "Restored", data_dir: Path | None, etcd_members: int, *, tls: bool
-) -> None:
+def _show_restored(kept: "Backup", restored: "Restored") -> None:
     manifest = restored.manifest
     typer.echo(f"restored cluster {manifest.cluster_id} from {kept.root}: {_contents(manifest)}")
     typer.echo(
         f"cluster incarnation {manifest.cluster_incarnation} -> {restored.cluster_incarnation}, "
         f"code generation {manifest.code_generation} -> {restored.code_generation}"
     )
-    if data_dir is not None:
+
+
+def _show_keys(restored: "Restored", *, with_keys: bool) -> None:
+    if not restored.api_keys:
+        return
+    count = len(restored.api_keys)
+    if with_keys:
         typer.echo(
-            f"go on: seonchak up --data-dir {data_dir} --journal {manifest.journal} --shards {manifest.shards} "
-            f"--etcd-members {etcd_members}{' --tls' if tls else ''}"
+            f"{count} API keys are valid again, those revoked after {restored.manifest.time.isoformat()} as well: "
+            "`seonchak key revoke` them before any router is started; the audit log has them"
         )
+    else:
+        typer.echo(
+            f"{count} API keys were left out, since some may have been revoked after the backup: "
+            "`seonchak key create` new ones (or restore with --with-keys)"
+        )
+    for key_id, record in sorted(restored.api_keys.items()):
+        typer.echo(f"  {key_id}  {' '.join(sorted(record.roles))}  {record.created}  {record.note}".rstrip())
+
+
+def _show_how_to_go_on(restored: "Restored", data_dir: Path, etcd_members: int, *, tls: bool) -> None:
+    manifest = restored.manifest
+    typer.echo(
+        f"go on: seonchak up --data-dir {data_dir} --journal {manifest.journal} --shards {manifest.shards} "
+        f"--etcd-members {etcd_members}{' --tls' if tls else ''}"
+    )

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.codes import GENERATIONS_MAX, KEY_BYTES
+from cluster.keys import KeyRecord
 from cluster.kv import EtcdUnavailable, Get, ModRevisionIs, Put, Txn, prefix_end
 from cluster.records import Keyspace
 from cluster.session import EtcdClient
@@ -31,6 +32,8 @@ TXN_BYTES_MAX = 1 << 20
 """etcd takes 128 operations and 1.5 MiB."""
 ATTEMPTS_MAX = 30
 """Of a Txn that is not answered: some 10 s of an etcd that is away."""
+_API_KEYS = Keyspace("").api_keys
+"""As a backup names them: without the cluster's prefix."""
 
 
 class NotEmpty(Exception):
@@ -51,14 +54,19 @@ class Restored:
     cluster_incarnation: int
     code_generation: int
     report: Report
+    api_keys: dict[str, KeyRecord]
+    """Of the backup, by id."""
 
 
-async def restore(backup: Backup, target: Source, *, generation: int | None = None) -> Restored:
+async def restore(
+    backup: Backup, target: Source, *, generation: int | None = None, with_keys: bool = False
+) -> Restored:
     """Returns when the restored cluster has been read again and judged. Processes may be started then.
 
     Args:
         backup: checked here, before anything is written.
         generation: of the codes from now on. None: the one after the backup's.
+        with_keys: API keys too, with those that have been revoked since: nothing in the backup says which.
 
     Raises:
         BackupDamaged, NotEmpty, NoGenerationLeft: nothing was written.
@@ -77,7 +85,11 @@ async def restore(backup: Backup, target: Source, *, generation: int | None = No
         else:
             for shard in map(ShardId, range(manifest.shards)):
                 await _restore_entries(etcd, keys, shard, backup)
-        values = backup.keys() | {
+        kept = backup.keys()
+        api_keys = {key: value for key, value in kept.items() if key.startswith(_API_KEYS)}
+        if not with_keys:
+            kept = {key: value for key, value in kept.items() if key not in api_keys}
+        values = kept | {
             "cluster/incarnation": str(incarnation).encode(),
             f"cluster/code-keys/{next_generation}": secrets.token_bytes(KEY_BYTES).hex().encode(),
         }
@@ -86,11 +98,18 @@ async def restore(backup: Backup, target: Source, *, generation: int | None = No
     found = Counts(entries=report.entries, campaigns=len(report.campaigns), coupons=report.coupons)
     if found != manifest.counts:
         raise RestoreFailed(f"restored {found}, the backup says {manifest.counts}")
-    return Restored(manifest, incarnation, next_generation, report)
+    known = {key.removeprefix(_API_KEYS): KeyRecord.decode(value) for key, value in api_keys.items()}
+    return Restored(manifest, incarnation, next_generation, report, known)
 
 
 async def restore_data_dir(
-    backup: Backup, data_dir: Path, *, etcd_members_count: int = 1, tls: bool = False, generation: int | None = None
+    backup: Backup,
+    data_dir: Path,
+    *,
+    etcd_members_count: int = 1,
+    tls: bool = False,
+    generation: int | None = None,
+    with_keys: bool = False,
 ) -> Restored:
     """Into a data directory of `seonchak up`, which must not exist or be empty; `up` continues it.
 
@@ -120,7 +139,7 @@ async def restore_data_dir(
             make_certs(certs_dir(data_dir))
         async with etcd_members(layout, data_dir):
             source = Source(layout.etcd_endpoints, journal_dir=journal_dir(data_dir), tls=operator(layout, data_dir))
-            restored = await restore(backup, source, generation=generation)
+            restored = await restore(backup, source, generation=generation, with_keys=with_keys)
         layout.save(data_dir)
     return restored
 

@@ -1,19 +1,25 @@
 """Backups: what is taken, what is believed, and where it may be put. Fake etcd, real files."""
 
 import asyncio
+import json
 import stat
 from collections.abc import Awaitable, Callable
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from cluster.keys import KeyRole
 from cluster.kv import Get, Put, Txn, prefix_end
 from cluster.records import Keyspace
 from cluster.types import ShardId
 from ops.audit import Kind
 from ops.backup import BadJournal, audited, take_backup
 from ops.backup_format import Backup, BackupDamaged, BackupExists
+from ops.command import app
+from ops.etcd_client import etcd_client
+from ops.keys import create_key
 from ops.reread_file import file_entries
 from ops.restore import NoGenerationLeft, NotEmpty, RestoreFailed, restore
 from ops.verify import Source
@@ -107,6 +113,45 @@ def test_a_journal_in_etcd_comes_back(dial: Dial, tmp_path: Path) -> None:
         assert (restored.code_generation, restored.report.ok, restored.report.coupons) == (1, True, 8)
 
     run(main)
+
+
+def test_api_keys_come_back_only_if_they_are_asked_for(
+    dial: Dial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A backup cannot know who was revoked after it. The command says what it did, key by key, and no secret."""
+    monkeypatch.setattr("asyncio.run", virtual_time.run)
+
+    async def take() -> tuple[str, str, bytes]:
+        connection = dial(FakeEtcd())
+        await fill(connection, cluster_in_etcd())
+        async with etcd_client(SOURCE.etcd_endpoints) as etcd:
+            key_id, token = await create_key(etcd, KEYS, frozenset({KeyRole.ISSUE}), "shop")
+            record = (await etcd.get(Get(KEYS.api_key(key_id)))).kvs[0].value
+        await take_backup(SOURCE, tmp_path / "backup", audit=True)
+        return key_id, token, record
+
+    def restored(*flags: str) -> tuple[dict[str, bytes], str]:
+        etcd = FakeEtcd()
+        dial(etcd)
+        ended = CliRunner().invoke(app, ["restore", str(tmp_path / "backup"), "--etcd", "etcd:1", *flags])
+        assert ended.exit_code == 0, ended.output
+        there = etcd.store.get(Get(KEYS.api_keys, prefix_end(KEYS.api_keys))).kvs
+        return {kv.key: kv.value for kv in there}, ended.stdout
+
+    key_id, token, record = virtual_time.run(take())
+    there, said = restored()
+    assert there == {}
+    assert "1 API keys were left out" in said
+    assert f"  {key_id}  issue  " in said
+    there, said = restored("--with-keys")
+    assert there == {KEYS.api_key(key_id): record}
+    assert "1 API keys are valid again" in said
+    assert f"  {key_id}  issue  " in said
+    assert "  shop\n" in said
+    assert token.rpartition("_")[2] not in said
+    there, said = restored("--with-keys", "--json")
+    answer = json.loads(said)
+    assert (answer["api_keys"], answer["api_keys_restored"]) == ([key_id], True)
 
 
 def test_a_journal_in_files_comes_back(dial: Dial, tmp_path: Path) -> None:
