@@ -131,10 +131,16 @@ class EtcdMember:
     name: str
     client_port: int
     peer_port: int
+    metrics_port: int = 0
+    """Of /metrics without TLS, which then asks nobody for a certificate; 0: none."""
 
     @property
     def endpoint(self) -> str:
         return f"127.0.0.1:{self.client_port}"
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        return tuple(port for port in (self.client_port, self.peer_port, self.metrics_port) if port)
 
 
 def member_spec(
@@ -167,6 +173,8 @@ def member_spec(
         "logger": "zap",
         "log-level": "warn",
     } | ({} if tls is None else tls.flags())
+    if member.metrics_port:
+        flags["listen-metrics-urls"] = f"http://127.0.0.1:{member.metrics_port}"
     return ChildSpec(
         name=member.name,
         argv=(str(binary.path), *(f"--{flag}={value}" for flag, value in flags.items())),
@@ -186,10 +194,10 @@ async def start_member(member: EtcdMember, child: Child, timeout_s: float) -> No
     try:
         async with asyncio.timeout(timeout_s):
             # Another process's end, which nobody announces.
-            while not (is_free(member.peer_port) and is_free(member.client_port)):  # noqa: ASYNC110
+            while not all(map(is_free, member.ports)):  # noqa: ASYNC110
                 await asyncio.sleep(_POLL_S)
     except TimeoutError:
-        ports = f"{member.client_port} or {member.peer_port}"
+        ports = " or ".join(map(str, member.ports))
         raise ChildFailed(f"{child.name} cannot start: port {ports} of 127.0.0.1 is used by another process") from None
     await child.start()
 

@@ -41,23 +41,20 @@ class _Place(BaseModel):
 
     name: str
     port: int
+    metrics_port: int = 0
+    """Of /metrics. 0: made by a version that had none."""
 
     @property
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
 
-
-class _EtcdPlace(_Place):
-    peer_port: int
-
-
-class _OurPlace(_Place):
-    metrics_port: int = 0
-    """Of the operator's HTTP port. 0: made by a version that had none."""
-
     @property
     def metrics_address(self) -> str:
         return f"127.0.0.1:{self.metrics_port}"
+
+
+class _EtcdPlace(_Place):
+    peer_port: int
 
 
 class Layout(BaseModel):
@@ -68,13 +65,13 @@ class Layout(BaseModel):
     journal: JournalKind
     shards: int
     etcd: tuple[_EtcdPlace, ...]
-    nodes: tuple[_OurPlace, ...]
-    routers: tuple[_OurPlace, ...]
+    nodes: tuple[_Place, ...]
+    routers: tuple[_Place, ...]
     tls: bool = False
 
     @property
     def members(self) -> tuple[EtcdMember, ...]:
-        return tuple(EtcdMember(place.name, place.port, place.peer_port) for place in self.etcd)
+        return tuple(EtcdMember(place.name, place.port, place.peer_port, place.metrics_port) for place in self.etcd)
 
     @property
     def etcd_endpoints(self) -> tuple[str, ...]:
@@ -93,12 +90,9 @@ class Layout(BaseModel):
             _write_whole(data_dir / "prometheus" / f"{job}.json", json.dumps(groups, indent=2))
 
     def scraped(self) -> dict[str, dict[str, str]]:
-        """HOST:PORT of /metrics, by job and by name. etcd has its own."""
-        return {
-            "node": {place.name: place.metrics_address for place in self.nodes},
-            "router": {place.name: place.metrics_address for place in self.routers},
-            "etcd": {place.name: place.address for place in self.etcd},
-        }
+        """HOST:PORT of /metrics, by job and by name."""
+        jobs: dict[str, Sequence[_Place]] = {"node": self.nodes, "router": self.routers, "etcd": self.etcd}
+        return {job: {place.name: place.metrics_address for place in places} for job, places in jobs.items()}
 
 
 def _write_whole(path: Path, text: str) -> None:
@@ -182,25 +176,30 @@ def plan_layout(
     def keep(places: Sequence[_Place], index: int) -> int:
         return keep_port([place.port for place in places], index)
 
-    def keep_metrics(places: Sequence[_OurPlace], index: int) -> int:
+    def keep_metrics(places: Sequence[_Place], index: int) -> int:
         return keep_port([place.metrics_port for place in places], index)
 
-    had_nodes, had_routers = (there.nodes, there.routers) if there else ((), ())
+    had_etcd, had_nodes, had_routers = (there.etcd, there.nodes, there.routers) if there else ((), (), ())
 
     return Layout(
         journal=journal,
         shards=shards,
         tls=tls,
         etcd=tuple(
-            _EtcdPlace(name=f"etcd-{i}", port=keep(there.etcd if there else (), i), peer_port=peers[i])
+            _EtcdPlace(
+                name=f"etcd-{i}",
+                port=keep(had_etcd, i),
+                peer_port=peers[i],
+                metrics_port=keep_metrics(had_etcd, i),
+            )
             for i in range(etcd_members)
         ),
         nodes=tuple(
-            _OurPlace(name=f"node-{i}", port=keep(had_nodes, i), metrics_port=keep_metrics(had_nodes, i))
+            _Place(name=f"node-{i}", port=keep(had_nodes, i), metrics_port=keep_metrics(had_nodes, i))
             for i in range(nodes)
         ),
         routers=tuple(
-            _OurPlace(
+            _Place(
                 name=f"router-{i}",
                 port=port + i if port else keep(had_routers, i),
                 metrics_port=keep_metrics(had_routers, i),

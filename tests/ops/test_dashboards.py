@@ -8,10 +8,11 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import grpc.aio
 import pytest
 
+from ops.credentials import Credentials
 from ops.dashboards import DIRECTORY, dashboards, text_of
+from ops.layout import certs_dir
 from ops.load import LoadSpec, run_load
 from ops.local import LocalCluster, LocalSpec
 from proto import coupon_pb2
@@ -51,12 +52,12 @@ def test_dashboards_are_provisioned() -> None:
 
 @pytest.mark.cluster
 def test_every_panel_and_every_rule_has_data(tmp_path: Path) -> None:
-    """Under load, with a node that went and came back; alerts have at least their inputs, and are quiet."""
+    """Under load, with TLS, with a node that went and came back; alerts have at least their inputs, and are quiet."""
     binary("prometheus")
 
     async def main() -> None:
         async with asyncio.timeout(TEST_S_MAX):
-            spec = LocalSpec(tmp_path / "data", nodes=3, routers=2, shards=8)
+            spec = LocalSpec(tmp_path / "data", nodes=3, routers=2, shards=8, tls=True)
             async with (
                 LocalCluster(spec) as cluster,
                 running_prometheus(tmp_path / "data" / "prometheus", tmp_path / "prometheus") as prometheus,
@@ -77,10 +78,27 @@ def test_every_panel_and_every_rule_has_data(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.cluster
+def test_everybody_is_scraped_without_tls(tmp_path: Path) -> None:
+    """As above, of a cluster that has none."""
+    binary("prometheus")
+
+    async def main() -> None:
+        async with (
+            asyncio.timeout(TEST_S_MAX),
+            LocalCluster(LocalSpec(tmp_path / "data", nodes=1, shards=1)) as cluster,
+            running_prometheus(tmp_path / "data" / "prometheus", tmp_path / "prometheus") as prometheus,
+        ):
+            await until_scraped(cluster, prometheus)
+
+    asyncio.run(main())
+
+
 async def load(cluster: LocalCluster) -> None:
     """Campaigns that sell out, one after the other: calls to one router, streams to the other."""
     first, second = cluster.layout.router_addresses
-    async with grpc.aio.insecure_channel(first) as channel:
+    who = Credentials((certs_dir(cluster.spec.data_dir) / "ca.crt").read_bytes())
+    async with who.aio_channel(first) as channel:
         stub = CouponServiceStub(channel)
         number = 0
         while True:
@@ -88,8 +106,11 @@ async def load(cluster: LocalCluster) -> None:
             campaign_id = f"launch-{number}"
             campaign = coupon_pb2.Campaign(name="봄날", total=300)
             await stub.CreateCampaign(coupon_pb2.CreateCampaignRequest(campaign_id=campaign_id, campaign=campaign))
-            await run_load(LoadSpec(router=first, campaign_id=campaign_id, requests=400, rate=200))
-            await run_load(LoadSpec(router=second, campaign_id=campaign_id, requests=50, concurrency=50, stream=True))
+            for spec in (
+                LoadSpec(first, campaign_id, requests=400, rate=200, credentials=who),
+                LoadSpec(second, campaign_id, requests=50, concurrency=50, stream=True, credentials=who),
+            ):
+                await run_load(spec)
             await stub.GetCampaign(coupon_pb2.GetCampaignRequest(campaign_id=campaign_id))
 
 

@@ -2,12 +2,22 @@
 
 import asyncio
 import os
+import socket
 from pathlib import Path
 
 import pytest
 
-from ops.child import Child
-from ops.etcd import EtcdMember, EtcdNotFound, find_etcd, is_healthy, member_spec, wait_healthy
+from ops.child import Child, ChildFailed
+from ops.etcd import (
+    EtcdBinary,
+    EtcdMember,
+    EtcdNotFound,
+    find_etcd,
+    is_healthy,
+    member_spec,
+    start_member,
+    wait_healthy,
+)
 from ops.ports import ReservedPorts
 
 
@@ -61,3 +71,18 @@ def test_the_wheels_etcd_is_named_as_what_it_is(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("PATH", str(tmp_path))
     assert find_etcd().from_wheel
     assert "not for production" in find_etcd().warning
+
+
+def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
+    """A member waits for each of its ports, and is not started without them."""
+
+    async def main() -> None:
+        with ReservedPorts() as ports:
+            member = EtcdMember("etcd-0", ports.take(), ports.take(), ports.take())
+            child = Child(member_spec(EtcdBinary(Path("etcd"), "3.6.0", from_wheel=False), member, [member], tmp_path))
+            for port in (member.client_port, member.peer_port, member.metrics_port):
+                with socket.create_server(("127.0.0.1", port)), pytest.raises(ChildFailed, match=f"{port}.* is used"):
+                    await start_member(member, child, 0.05)
+            assert not child.running
+
+    asyncio.run(main())

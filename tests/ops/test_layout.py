@@ -18,14 +18,16 @@ def plan(data_dir: Path, **wanted: Any) -> Layout:
 
 
 def ports(layout: Layout) -> list[int]:
-    members = [port for place in layout.etcd for port in (place.port, place.peer_port)]
-    return members + [port for place in (*layout.nodes, *layout.routers) for port in (place.port, place.metrics_port)]
+    places = (*layout.etcd, *layout.nodes, *layout.routers)
+    return [place.peer_port for place in layout.etcd] + [
+        p for place in places for p in (place.port, place.metrics_port)
+    ]
 
 
 def test_a_new_layout_has_different_ports(tmp_path: Path) -> None:
-    """Client and peer port of each member, two ports of each node and router: all different."""
+    """Three ports of each member, two of each node and router: all different."""
     found = ports(plan(tmp_path))
-    assert len(found) == len(set(found)) == 16
+    assert len(found) == len(set(found)) == 19
 
 
 def test_a_saved_layout_says_what_to_scrape(tmp_path: Path) -> None:
@@ -36,20 +38,20 @@ def test_a_saved_layout_says_what_to_scrape(tmp_path: Path) -> None:
     assert set(found) == {"node", "router", "etcd"}
     second = layout.nodes[1]
     assert found["node"][1] == {"targets": [f"127.0.0.1:{second.metrics_port}"], "labels": {"instance": "node-1"}}
-    assert found["etcd"][0]["targets"] == [layout.etcd[0].address]
+    assert found["etcd"][0]["targets"] == [layout.etcd[0].metrics_address]
 
 
 def test_a_layout_of_before_gets_metrics_ports(tmp_path: Path) -> None:
     """A cluster that was made by a version without them goes on, on its ports."""
     layout = plan(tmp_path)
-    places = [*layout.nodes, *layout.routers]
-    without = layout.model_dump(
-        exclude={"nodes": {"__all__": {"metrics_port"}}, "routers": {"__all__": {"metrics_port"}}}
-    )
+    places = [*layout.etcd, *layout.nodes, *layout.routers]
+    without = layout.model_dump(exclude={kind: {"__all__": {"metrics_port"}} for kind in ("etcd", "nodes", "routers")})
     (tmp_path / "cluster.json").write_text(json.dumps(without))
+    assert [member.metrics_port for member in load_layout(tmp_path).members] == [0, 0, 0]
     again = plan(tmp_path)
-    assert [place.port for place in (*again.nodes, *again.routers)] == [place.port for place in places]
-    assert all(place.metrics_port for place in (*again.nodes, *again.routers))
+    new = [*again.etcd, *again.nodes, *again.routers]
+    assert [place.port for place in new] == [place.port for place in places]
+    assert all(place.metrics_port for place in new)
 
 
 def test_a_saved_layout_is_kept(tmp_path: Path) -> None:
