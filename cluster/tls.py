@@ -6,7 +6,7 @@ replaced one after the other, are not taken: what was good before stays. Who the
 """
 
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -48,6 +48,27 @@ class _Loaded:
     context: ssl.SSLContext
 
 
+class _Begun(ssl.SSLContext):
+    """Begins each connection with the context of that moment.
+
+    To load a chain into a context that is in use could leave it with a certificate and another one's key; to choose by
+    its sni_callback lets a client whose SNI is no ASCII write on our stderr.
+    """
+
+    current: Callable[[], ssl.SSLContext]
+
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:
+        # What asyncio and uvloop ask a context for, and nothing else.
+        return self.current().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
+
+
 class TlsIdentity:
     def __init__(self, ca: Path, cert: Path, key: Path) -> None:
         """
@@ -85,16 +106,9 @@ class TlsIdentity:
         return grpc.dynamic_ssl_server_credentials(first, news, mutual)  # type: ignore[arg-type]  # the stubs lack None
 
     def server_context(self) -> ssl.SSLContext:
-        """For a server on asyncio, to be given away once: it takes what the files say with every handshake."""
-        context = _context()
-        context.load_cert_chain(self._cert, self._key, _no_password)
-
-        def choose(connection: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
-            connection.context = self._current().context
-
-        # Called for clients that name nobody, too. To load a chain into a context that is in use could leave it with
-        # a certificate and another one's key.
-        context.sni_callback = choose
+        """For a server on asyncio: it takes what the files say with every connection."""
+        context = _Begun(ssl.PROTOCOL_TLS_SERVER)
+        context.current = lambda: self._current().context
         return context
 
     def _current(self) -> _Loaded:

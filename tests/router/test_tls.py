@@ -18,6 +18,7 @@ from tests.router.fake_node import issued, running_node
 from tests.router.http2.talk import parsed
 from tests.router.rig import Client, listening, rig, run
 from tests.support.certs import certs_in, identity
+from tests.support.tls_client import TlsClient
 
 ISSUE = pb.IssueCouponRequest(campaign_id="c", user_id="u")
 
@@ -149,6 +150,26 @@ def test_versions(tmp_path: Path) -> None:
             host, _, port = address.rpartition(":")
             with pytest.raises((ssl.SSLError, ConnectionError)):
                 await asyncio.open_connection(host, int(port), ssl=old())
+
+    run(test())
+
+
+@pytest.mark.usefixtures("on_every_loop")
+def test_a_name_that_is_none(tmp_path: Path) -> None:
+    """A client that asks for a name which is no ASCII is answered, or not; nothing is written for it (pytest makes an
+    error of what Python says there)."""
+    mine = certs_in(tmp_path)
+
+    async def test() -> None:
+        async with rig() as router, listening(router, tls=identity(mine, "router")) as (_, address):
+            client = TlsClient(ssl.create_default_context(cafile=mine / "ca.crt"), "localhost")
+            greeting = client.begin()
+            assert greeting.count(b"localhost") == 1
+            host, _, port = address.rpartition(":")
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(greeting.replace(b"localhost", b"local\xa5ost"))
+            assert await reader.read(1)
+            writer.close()
 
     run(test())
 
