@@ -157,7 +157,11 @@ class AioServer:
             self._calls += 1
             self._idle.clear()
         began_s, counted = self._observer.now(), prompt
-        code: int = code_pb2.OK
+
+        def count(code: int) -> None:
+            if not counted:
+                self._observer.answered(method_name(path), code, self._observer.now() - began_s)
+
         try:
             permit = self._permit(path, context)
             if permit is not None and (refusal := permit.admit()) is not None:
@@ -165,25 +169,26 @@ class AioServer:
                 raise refusal.with_traceback(None)  # it may be shared
             yield _call_of(context, permit)
         except ApiError as error:
-            code, status = error.code, error.status()
+            count(error.code)
+            status = error.status()
             details = (("grpc-status-details-bin", status.SerializeToString()),)
             await context.abort(_CODES[status.code], status.message, details)
         except Failed as error:
-            code = error.code
+            count(error.code)
             await context.abort(_CODES[error.code], error.message)
         except asyncio.CancelledError:
-            code = code_pb2.CANCELLED
+            count(code_pb2.CANCELLED)
             raise
         except Exception:
             # A bug: its trace is for the log, nothing of it for the caller.
             log.exception("call_failed")
-            code = INTERNAL.code
             if prompt:
                 self._observer.turned_away(method_name(path), INTERNAL)
+            count(INTERNAL.code)
             await context.abort(grpc.StatusCode.INTERNAL, INTERNAL.message)
+        else:
+            count(code_pb2.OK)
         finally:
-            if not counted:
-                self._observer.answered(method_name(path), code, self._observer.now() - began_s)
             if not background:
                 self._calls -= 1
                 if not self._calls:
