@@ -32,6 +32,11 @@ SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
 CALLS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
 """Upper bounds for how many calls share a round."""
 
+CAMPAIGNS_MAX = 100
+"""So many campaigns, the last ones that were created or that granted a coupon, have series of their own."""
+CAMPAIGN_S = 3_600.0
+"""For so long after that."""
+
 Labels = TypeVar("Labels", bound=tuple[str, ...])
 """A series' values of the labels that its family has."""
 
@@ -102,6 +107,14 @@ class Lately(dict[Key, float]):
         oldest = next(iter(self))
         del self[oldest]
         return oldest
+
+    def learn(self, seen_s: Mapping[Key, float]) -> None:
+        """What was seen elsewhere, and when: maybe before what is known. The latest of all stay."""
+        latest = dict(self)
+        for key, at_s in seen_s.items():
+            latest[key] = max(at_s, latest.get(key, at_s))
+        self.clear()
+        self.update(sorted(latest.items(), key=lambda item: item[1])[-self._at_most :])
 
     def since(self, then_s: float) -> list[Key]:
         return [key for key, seen_s in self.items() if seen_s >= then_s]

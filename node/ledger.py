@@ -174,12 +174,10 @@ class Ledger:
         campaign = self._campaigns.get(campaign_id)
         return None if campaign is None else campaign.view()
 
-    def recent(self, within_us: int, at_most: int) -> list[str]:
-        """Campaigns in which something happened within so long of the shard's last event, the one with the latest
-        event last. Looks at the `at_most` newest ones only."""
-        since_us = (self._time_us or 0) - within_us
-        newest = sorted((campaign.last_us, campaign.campaign_id) for campaign in self._by_index[-at_most:])
-        return [campaign_id for last_us, campaign_id in newest if last_us >= since_us]
+    def recent(self, since_us: int, at_most: int) -> dict[str, int]:
+        """Campaigns in which something has happened since, and when. Looks at the `at_most` newest ones only."""
+        newest = ((campaign.campaign_id, campaign.last_us) for campaign in self._by_index[-at_most:])
+        return {campaign_id: last_us for campaign_id, last_us in newest if last_us >= since_us}
 
     @property
     def campaigns(self) -> int:

@@ -1,27 +1,26 @@
 """What a node counts of its work."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import attrgetter
 
 from prometheus_client.metrics_core import Metric
 
-from cluster.metrics import CALLS, Histogram, Lately, counter, histogram, now_s
+from cluster.clock import SystemClock
+from cluster.metrics import CALLS, CAMPAIGN_S, CAMPAIGNS_MAX, Histogram, Lately, counter, histogram, now_s
 from cluster.types import ShardId
-from node.commands import Answer, Command, CreateCampaign, IssueCoupon, Issued, Reason, Refused
+from node.commands import Answer, CampaignAnswer, Command, CreateCampaign, IssueCoupon, Issued, Reason, Refused
 from node.ledger import Ledger
 from node.observer import Cause
 from node.shard import Call, End, Held, Outcome
 
-CAMPAIGNS_MAX = 100
-"""So many campaigns, the last ones that somebody asked for, have series of their own."""
-CAMPAIGN_S = 3_600.0
-"""For so long after the last call."""
 ENTRY_BYTES = (256.0, 1_024.0, 4_096.0, 16_384.0, 65_536.0, 262_144.0, 1_048_576.0)
 LEFT_SECONDS = (0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 5.0, 10.0, 30.0)
 TAKEOVER_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 _ARRIVED_S, _CALL_ARRIVED_S = attrgetter("arrived_s"), attrgetter("call.arrived_s")
+
+_CLOCK = SystemClock()
 
 OK = "OK"
 FENCED, UNKNOWN, REFUSED = "fenced", "unknown", "refused"
@@ -31,9 +30,11 @@ _APPEND_OUTCOMES = {End.FENCED: FENCED, End.UNKNOWN: UNKNOWN, End.CANCELLED: UNK
 class NodeMetrics:
     """Implements node.observer.Observer and cluster.metrics.Source."""
 
-    def __init__(self) -> None:
+    def __init__(self, wall_us: Callable[[], int] = _CLOCK.wall_us) -> None:
+        """`wall_us`: microseconds since 1970, for how long ago something was that stands in a journal."""
+        self._wall_us = wall_us
         self.campaigns = Lately[tuple[ShardId, str]](CAMPAIGNS_MAX)
-        """When somebody last asked for them."""
+        """When they last granted a coupon, or were created. Not when they were asked for: whoever asks chooses."""
         self._issued = 0
         self._repeated = 0
         self._refused: Counter[Reason] = Counter()
@@ -83,13 +84,12 @@ class NodeMetrics:
             command, answer = item.call.command, item.answer
             if type(command) is not IssueCoupon:
                 self._answered_other(command, answer, campaigns)
-                continue
-            campaigns.add(command.campaign_id)
-            if type(answer) is Issued:
+            elif type(answer) is Issued:
                 if answer.already_issued:
                     repeated += 1
                 else:
                     issued += 1
+                    campaigns.add(command.campaign_id)
             elif answer is refused:
                 times += 1
             else:
@@ -108,7 +108,7 @@ class NodeMetrics:
 
     def _answered_other(self, command: Command, answer: Answer, campaigns: set[str]) -> None:
         self._others[type(command).__name__, answer.reason.name if isinstance(answer, Refused) else OK] += 1
-        if isinstance(command, CreateCampaign):
+        if isinstance(command, CreateCampaign) and isinstance(answer, CampaignAnswer):
             campaigns.add(command.campaign_id)
 
     def put_off(self, outcome: Outcome, calls: int) -> None:
@@ -132,9 +132,11 @@ class NodeMetrics:
         if (taking := self._taking.pop(shard, None)) is not None:
             cause, began_s = taking
             self._takeovers[(cause.value,)].observe(at_s - began_s)
-        for campaign_id in ledger.recent(int(CAMPAIGN_S * 1e6), CAMPAIGNS_MAX):
-            if (shard, campaign_id) not in self.campaigns:
-                self.campaigns.see((shard, campaign_id), at_s)
+        now_us = self._wall_us()
+        recent = ledger.recent(now_us - int(CAMPAIGN_S * 1e6), CAMPAIGNS_MAX)
+        self.campaigns.learn(
+            {(shard, campaign_id): at_s - max(0, now_us - last_us) / 1e6 for campaign_id, last_us in recent.items()}
+        )
 
     def handed_over(self, *, given: bool, took_s: float) -> None:
         self._handovers[("given" if given else "not_given",)].observe(took_s)

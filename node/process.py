@@ -100,7 +100,7 @@ async def _serve(
     on_ready: Callable[[str], None],
     sources: tuple[Source, ...],
 ) -> None:
-    metrics = NodeMetrics()
+    metrics = NodeMetrics(clock.wall_us)
     server = grpc.aio.server(
         options=[
             ("grpc.so_reuseport", 0),

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 
 from prometheus_client.metrics_core import Metric
 
-from cluster.metrics import gauge, info
+from cluster.metrics import CAMPAIGN_S, gauge, info
 from cluster.types import ShardId
 from node.commands import Campaign
 from node.keeper import State
 from node.life import Life
 from node.member import Member
-from node.metrics import CAMPAIGN_S, NodeMetrics
+from node.metrics import NodeMetrics
 
 
 class NodeView:

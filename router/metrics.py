@@ -7,17 +7,13 @@ from google.rpc import code_pb2
 from prometheus_client.metrics_core import Metric
 
 from cluster.audit_log import AuditLog
-from cluster.metrics import Histogram, Lately, counter, gauge, histogram, now_s
+from cluster.metrics import CAMPAIGN_S, CAMPAIGNS_MAX, Histogram, Lately, counter, gauge, histogram, now_s
 from proto import coupon_pb2
 from router.calls import Issue, PendingCall
 from router.dispatch import Dispatcher
 from router.errors import CODES, ApiError, reason_name
 from router.grpc_wire import Failed
 
-CAMPAIGNS_MAX = 100
-"""So many campaigns, the last ones with a grant, have a series of their own."""
-CAMPAIGN_S = 3_600.0
-"""For so long after the last grant."""
 ISSUED, ALREADY_ISSUED = "ISSUED", "ALREADY_ISSUED"
 _ALREADY_ISSUED = coupon_pb2.IssueCouponResponse(already_issued=True).SerializeToString()
 

@@ -48,6 +48,16 @@ def test_who_was_not_seen_for_longest_makes_room() -> None:
     assert seen.since(3) == ["c"]
 
 
+def test_what_was_seen_elsewhere_takes_its_place() -> None:
+    """By its time, before what is known or after it; the latest stay, and nothing becomes older than it was."""
+    seen = Lately[str](3)
+    for at_s, key in ((10, "a"), (20, "b")):
+        seen.see(key, at_s)
+    seen.learn({"b": 5, "c": 15, "d": 1})
+    assert list(seen.items()) == [("a", 10), ("c", 15), ("b", 20)]
+    assert seen.see("e", 30) == "a"
+
+
 class Samples:
     def families(self) -> Iterator[Metric]:
         yield counter("things", "Things.", ("kind",), {('new\n"',): 3})

@@ -122,7 +122,7 @@ class Process:
         self.pending: set[Sent] = set()
         """Calls that have not been answered."""
         self.lives = 0
-        self.metrics = NodeMetrics()
+        self.metrics = NodeMetrics(self.clock.wall_us)
         self.ready: list[str] = []
         """All that it has said of whether it is ready."""
         self.crashed = False

@@ -1,15 +1,15 @@
 """What a node counts, and what it says of itself: held against what its callers heard and what it holds."""
 
 import asyncio
-from collections.abc import Callable
 
 import pytest
 
 from cluster.config import JournalKind
+from cluster.metrics import CAMPAIGNS_MAX
 from cluster.types import ShardId
 from node.commands import CreateCampaign, IssueCoupon
 from node.journal.base import AppendRefused, Fenced, OutcomeUnknown
-from node.metrics import CAMPAIGNS_MAX, NodeMetrics
+from node.metrics import NodeMetrics
 from node.shard import Outcome, Overloaded
 from node.view import NodeView
 from tests.metrics.reading import said
@@ -237,7 +237,7 @@ def numbers(process: Process, campaign: str) -> tuple[float, float, float] | Non
 
 
 def test_campaigns_are_bounded() -> None:
-    """However many are asked for, the last ones have a series."""
+    """However many there are, the last ones have a series."""
 
     async def main() -> None:
         metrics = NodeMetrics()
@@ -250,8 +250,53 @@ def test_campaigns_are_bounded() -> None:
     run_shard(main)
 
 
+def test_who_asks_in_vain_pushes_nobody_out() -> None:
+    """Ids that there are not, campaigns that are sold out or asked for again, and what cannot be created: only a new
+    coupon and a new campaign count."""
+
+    async def main() -> None:
+        metrics = NodeMetrics()
+        bench = Bench(observer=metrics)
+        await bench.create(1, campaign="sold-out")
+        await bench.issue("ann", campaign="sold-out")
+        await bench.create(5)
+        await bench.issue("ann")
+        for number in range(CAMPAIGNS_MAX):
+            await bench.issue("eve", campaign=f"no-such-{number}")
+        for _ in range(2):
+            await bench.issue("ann", campaign="sold-out")
+            await bench.issue("eve", campaign="sold-out")
+            await bench.send(CreateCampaign("sold-out", "봄", 7, 1, None, None))
+        assert list(metrics.campaigns) == [(SHARD, "sold-out"), (SHARD, "c")]
+        await bench.end()
+
+    run_shard(main)
+
+
+def test_a_takeover_makes_no_campaign_busier() -> None:
+    """It is as long ago as it was, by the journal's times and the wall clock: an old one is gone after its hour,
+    whoever owns it, and makes nobody go who is busier."""
+
+    async def main() -> None:
+        bench = Bench()
+        began_us = bench.clock.wall_us()
+        for campaign in ("first", "second", "third", "fourth"):
+            await bench.create(5, campaign=campaign)
+            await asyncio.sleep(1_000)
+        await bench.issue("ann", campaign="third")
+        metrics = NodeMetrics(lambda: began_us + 5_000_000_000)
+        metrics.campaigns.see((ShardId(9), "busy"), 900.0)
+        metrics.serving(SHARD, bench.ledger, 0.1, 1_000.0)
+        found = {key[1]: round(at_s, 1) for key, at_s in metrics.campaigns.items()}
+        assert found == {"fourth": -1_000, "third": 0, "busy": 900}
+        assert list(found) == ["fourth", "third", "busy"]
+        await bench.end()
+
+    run_shard(main)
+
+
 def test_recent_campaigns_of_a_ledger() -> None:
-    """Within so long of the last event, by what happened last; older ones and the oldest ones are left out."""
+    """Since when something has happened, and when that was; older ones and the oldest ones are left out."""
 
     async def main() -> None:
         bench = Bench()
@@ -259,10 +304,10 @@ def test_recent_campaigns_of_a_ledger() -> None:
             await bench.create(5, campaign=f"c{number}")
             await asyncio.sleep(10)
         await bench.issue("ann", campaign="c1")
-        recent: Callable[..., list[str]] = bench.ledger.recent
-        assert recent(15_000_000, 100) == ["c3", "c1"]
-        assert recent(100_000_000, 100) == ["c0", "c2", "c3", "c1"]
-        assert recent(100_000_000, 2) == ["c2", "c3"]
+        created_us = [bench.ledger.recent(0, 100)[f"c{number}"] for number in (0, 2, 3)]
+        assert bench.ledger.recent(created_us[2], 100) == {"c3": created_us[2], "c1": created_us[2] + 10_000_000}
+        assert list(bench.ledger.recent(created_us[0], 100)) == ["c0", "c1", "c2", "c3"]
+        assert list(bench.ledger.recent(created_us[0], 2)) == ["c2", "c3"]
         await bench.end()
 
     run_shard(main)

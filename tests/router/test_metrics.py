@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.audit_log import AuditLog
+from cluster.metrics import CAMPAIGNS_MAX
 from cluster.types import ShardId
 from cluster.watch import Changes, Snapshot
 from proto import coupon_pb2 as pb
@@ -20,7 +21,7 @@ from router.api import SERVICE_NAME
 from router.calls import Issue, PendingCall
 from router.dispatch import DispatchSettings
 from router.errors import ApiError
-from router.metrics import CAMPAIGNS_MAX, RouterMetrics, RouterView, is_new
+from router.metrics import RouterMetrics, RouterView, is_new
 from router.service import ServiceSettings
 from tests.metrics.reading import said
 from tests.router.fake_node import issued, refusal, running_node
