@@ -101,6 +101,11 @@ class CampaignLedger:
         return self._created.start_us if self._activate_us is None else self._end_us
 
     @property
+    def excess(self) -> int:
+        """Coupons beyond the total, by what is stored rather than by what was decided from; never above 0."""
+        return len(self._coupons) - self._total
+
+    @property
     def last_us(self) -> int:
         """When it was created, began, or granted its last coupon: whatever came last."""
         granted_us = self._coupons.time_us(self.issued) if self.issued else 0

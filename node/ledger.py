@@ -7,6 +7,7 @@ the ledger is thrown away and the next one replays.
 
 from array import array
 from bisect import bisect_right, insort
+from collections.abc import Iterable
 from heapq import heappop, heappush
 from operator import le
 from typing import assert_never
@@ -173,6 +174,12 @@ class Ledger:
         """As of the last event, durable or not."""
         campaign = self._campaigns.get(campaign_id)
         return None if campaign is None else campaign.view()
+
+    def over_issued(self, campaign_ids: Iterable[str] | None = None) -> dict[str, int]:
+        """Campaigns with more coupons than they have, and how many more: there are none. Looks at these campaigns, or
+        at all."""
+        campaigns = self._by_index if campaign_ids is None else map(self._campaigns.__getitem__, campaign_ids)
+        return {campaign.campaign_id: campaign.excess for campaign in campaigns if campaign.excess > 0}
 
     def recent(self, since_us: int, at_most: int) -> dict[str, int]:
         """Campaigns in which something has happened since, and when. Looks at the `at_most` newest ones only."""

@@ -35,6 +35,8 @@ class NodeMetrics:
         self._wall_us = wall_us
         self.campaigns = Lately[tuple[ShardId, str]](CAMPAIGNS_MAX)
         """When they last granted a coupon, or were created. Not when they were asked for: whoever asks chooses."""
+        self._granted: dict[ShardId, set[str] | None] = {}
+        """See `granted`."""
         self._issued = 0
         self._repeated = 0
         self._refused: Counter[Reason] = Counter()
@@ -101,6 +103,8 @@ class NodeMetrics:
         self._repeated += repeated
         for campaign_id in campaigns:
             self.campaigns.see((shard, campaign_id), at_s)
+        if (granted := self._granted.setdefault(shard, set())) is not None:
+            granted |= campaigns
 
     def _refuse(self, answer: Refused | None, times: int) -> None:
         if answer is not None:
@@ -132,6 +136,7 @@ class NodeMetrics:
         if (taking := self._taking.pop(shard, None)) is not None:
             cause, began_s = taking
             self._takeovers[(cause.value,)].observe(at_s - began_s)
+        self._granted[shard] = None
         now_us = self._wall_us()
         recent = ledger.recent(now_us - int(CAMPAIGN_S * 1e6), CAMPAIGNS_MAX)
         self.campaigns.learn(
@@ -148,6 +153,12 @@ class NodeMetrics:
         self._lives_over += 1
 
     # --- when it is scraped -------------------------------------------------------------------------------------------
+
+    def granted(self) -> dict[ShardId, set[str] | None]:
+        """By shard, the campaigns that have granted a coupon since this was asked last; None: the shard was opened,
+        and nobody has looked at any."""
+        granted, self._granted = self._granted, {}
+        return granted
 
     def families(self) -> Iterator[Metric]:
         yield counter(

@@ -1,6 +1,6 @@
 """What a node says of its present state when it is scraped: what it holds, and how that is. Costs nothing before."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 from prometheus_client.metrics_core import Metric
@@ -22,6 +22,8 @@ class NodeView:
         self._metrics = metrics
         self._lease_ttl_s = lease_ttl_s
         self._shard_calls_max = shard_calls_max
+        self._over_issued: dict[ShardId, set[str]] = defaultdict(set)
+        """Campaigns that were found so, and are looked at again each time."""
 
     def families(self) -> Iterator[Metric]:
         life = self._member.life
@@ -31,9 +33,30 @@ class NodeView:
         yield gauge("lease_ttl_seconds", "For how long a lease is granted.", values=self._lease_ttl_s)
         yield gauge("queue_calls_max", "How many calls may be in one shard's line.", values=self._shard_calls_max)
         if life is not None:
+            yield gauge(
+                "over_issued_coupons",
+                "Coupons that campaigns hold beyond their totals, in all shards served here, by the rows: always 0.",
+                values=self._look_for_over_issue(life),
+            )
             yield from self._shards(life)
             yield from self._standbys(life)
             yield from self._campaigns(life)
+
+    def _look_for_over_issue(self, life: Life) -> int:
+        """Only at what can have changed: there may be 100,000 campaigns, and this takes the time of callers."""
+        found = 0
+        granted = self._metrics.granted()
+        for shard in granted.keys() | self._over_issued.keys():
+            before = self._over_issued.pop(shard, set())
+            serving = life.keeper.serving(shard)
+            if serving is None:
+                continue  # whoever serves it next looks at all of it
+            since = granted.get(shard, set())
+            over_issued = serving.ledger.over_issued(None if since is None else before | since)
+            if over_issued:
+                self._over_issued[shard] = set(over_issued)
+            found += sum(over_issued.values())
+        return found
 
     def _shards(self, life: Life) -> Iterator[Metric]:
         held = list(life.keeper.status())

@@ -91,13 +91,15 @@ LAUNCH = (
         (
             Query(
                 "max(clamp_min(campaign:seonchak_over_issued_coupons:ledger, 0)"
-                " or clamp_min(campaign:seonchak_over_issued_coupons:routers, 0))"
+                " or clamp_min(campaign:seonchak_over_issued_coupons:routers, 0)"
+                " or clamp_min(campaign:seonchak_unrecorded_coupons:difference, 0)"
+                " or cluster:seonchak_over_issued_coupons:ledger)"
             ),
         ),
         kind="stat",
         width=4,
         height=4,
-        description="Coupons beyond a campaign's total, by the owner's ledger or by what routers handed out: always 0.",
+        description="Coupons beyond a campaign's total, or handed out and in no ledger: always 0.",
     ),
     Panel(
         "Campaigns of the last hour",

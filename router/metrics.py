@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from secrets import token_hex
 
 from google.rpc import code_pb2
 from prometheus_client.metrics_core import Metric
@@ -22,6 +23,8 @@ class RouterMetrics:
     """Implements router.observer.Observer."""
 
     def __init__(self) -> None:
+        self._run = token_hex(4)
+        """Names this run of the process: the next one counts from 0, and what this one has handed out stays so."""
         self._issues = {issue: _Issues() for issue in Issue}
         self._grants: dict[str, int] = defaultdict(int)
         """By campaign, of those that were granted lately."""
@@ -109,9 +112,9 @@ class RouterMetrics:
         recent = self._granted.since(now_s() - CAMPAIGN_S)
         yield counter(
             "router_grants",
-            "New coupons that this router has handed out, of the campaigns of the last hour.",
-            ("campaign",),
-            {(campaign,): self._grants[campaign] for campaign in recent},
+            "New coupons that this router has handed out since it was started, of the campaigns of the last hour.",
+            ("campaign", "run"),
+            {(campaign, self._run): self._grants[campaign] for campaign in recent},
         )
 
     def _calls_by_code(self) -> Mapping[tuple[str, ...], int]:

@@ -6,7 +6,8 @@ import pytest
 
 from cluster.config import JournalKind
 from cluster.metrics import CAMPAIGNS_MAX
-from cluster.types import ShardId
+from cluster.placement import preference
+from cluster.types import NodeId, ShardId
 from node.commands import CreateCampaign, IssueCoupon
 from node.journal.base import AppendRefused, Fenced, OutcomeUnknown
 from node.metrics import NodeMetrics
@@ -311,3 +312,49 @@ def test_recent_campaigns_of_a_ledger() -> None:
         await bench.end()
 
     run_shard(main)
+
+
+def test_an_over_issue_is_found_where_it_can_have_come_from() -> None:
+    """A grant, and the opening of a shard, have all that they may have brought looked at, once; what was found is
+    looked at again until it is put right, or the shard is another's."""
+
+    async def main(world: World) -> None:
+        a, b = await world.started("a", "b")
+        campaign = world.campaign(0)
+        await world.create(campaign, 3)
+        views = {
+            process: NodeView(process.member, process.metrics, lease_ttl_s=3, shard_calls_max=1_000)
+            for process in (a, b)
+        }
+
+        def found(process: Process, *, total_less: int) -> float:
+            """With so much taken from the total, in memory alone."""
+            shard = process.life.keeper.serving(ShardId(0))
+            if shard is not None:
+                shard.ledger._campaigns[campaign]._total = 3 - total_less
+            return said(views[process])["over_issued_coupons",]
+
+        owner, other = (a, b) if a.serves(0) else (b, a)
+        await world.issue(campaign, "u1")
+        assert found(owner, total_less=0) == found(other, total_less=0) == 0
+        assert found(owner, total_less=3) == 0, "looked at a campaign to which nothing has happened"
+        assert found(owner, total_less=0) == 0
+        await world.issue(campaign, "u2")
+        owner.metrics.campaigns.clear()
+        assert [found(owner, total_less=less) for less in (2, 3, 0, 3)] == [1, 2, 0, 0]
+        assert found(owner, total_less=0) == 0
+        await world.issue(campaign, "u3")
+        assert found(owner, total_less=1) == 1
+        owner.crash()
+        await world.healthy()
+        assert found(other, total_less=2) == 2, "nobody has asked for it here since the shard was opened"
+        newcomer = next(name for name in "cdefghijklmnop" if _first_choice(name, other.name) == name)
+        await world.started(newcomer)
+        assert found(other, total_less=0) == 0
+
+    run(main, lambda: World(shards=1))
+
+
+def _first_choice(*names: str) -> str:
+    """Who should own the only shard."""
+    return preference(ShardId(0), [NodeId(name) for name in names])[0]
