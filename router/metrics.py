@@ -15,6 +15,27 @@ from router.dispatch import Dispatcher
 from router.errors import CODES, ApiError, reason_name
 from router.grpc_wire import Failed
 
+_REASONS = (
+    coupon_pb2.NOT_STARTED,
+    coupon_pb2.SOLD_OUT,
+    coupon_pb2.ENDED,
+    coupon_pb2.PAUSED,
+    coupon_pb2.CANCELLED,
+    coupon_pb2.LIMIT_REACHED,
+    coupon_pb2.INVALID_FIELD,
+    coupon_pb2.CAMPAIGN_NOT_FOUND,
+    coupon_pb2.OVERLOADED,
+    coupon_pb2.NO_OWNER,
+    coupon_pb2.OUTCOME_UNKNOWN,
+    coupon_pb2.NOT_IN_TIME,
+    coupon_pb2.ROUTER_STOPPING,
+    coupon_pb2.CORRUPT_JOURNAL,
+    coupon_pb2.KEY_INVALID,
+    coupon_pb2.ROLE_MISSING,
+    coupon_pb2.KEYS_UNKNOWN,
+    coupon_pb2.RATE_LIMITED,
+)
+"""Why a request for a coupon may be refused. They stand as 0 at first: what begins as 1 has not risen, for Prometheus."""
 ISSUED, ALREADY_ISSUED = "ISSUED", "ALREADY_ISSUED"
 _ALREADY_ISSUED = coupon_pb2.IssueCouponResponse(already_issued=True).SerializeToString()
 
@@ -134,7 +155,7 @@ class _Issues:
     def __init__(self) -> None:
         self.issued = 0
         self.already_issued = 0
-        self.refusals: dict[int, int] = defaultdict(int)
+        self.refusals: dict[int, int] = defaultdict(int, dict.fromkeys(_REASONS, 0))
         """By ErrorReason."""
         self.duration = Histogram()
 
