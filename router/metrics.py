@@ -35,7 +35,7 @@ _REASONS = (
     coupon_pb2.KEYS_UNKNOWN,
     coupon_pb2.RATE_LIMITED,
 )
-"""Why a request for a coupon may be refused. They stand as 0 at first: what begins as 1 has not risen, for Prometheus."""
+"""Why a request for a coupon may be refused. They stand as 0 at first, since what begins as 1 has not risen."""
 ISSUED, ALREADY_ISSUED = "ISSUED", "ALREADY_ISSUED"
 _ALREADY_ISSUED = coupon_pb2.IssueCouponResponse(already_issued=True).SerializeToString()
 
