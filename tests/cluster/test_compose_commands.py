@@ -4,8 +4,6 @@ What a container would have of its own is put in its place: its name, its ports 
 """
 
 import asyncio
-import re
-import shutil
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -18,12 +16,12 @@ from ops.etcd import find_etcd, is_healthy
 from ops.ports import ReservedPorts
 from proto import coupon_pb2
 from proto.coupon_pb2_grpc import CouponServiceStub
+from tests.cluster.gateway import Router, gateway_spec, needs_haproxy
 from tests.cluster.machine import Machine, ends_well, get, seonchak
 from tests.cluster.support import run
-from tests.ops.deployment import ROOT, etcds, services
+from tests.ops.deployment import etcds, services
 
 pytestmark = pytest.mark.cluster
-HAPROXY = shutil.which("haproxy")
 
 
 def replicas(name: str) -> Iterator[str]:
@@ -31,19 +29,7 @@ def replicas(name: str) -> Iterator[str]:
     return (f"{name}-{number}" for number in range(services()[name]["deploy"]["replicas"]))
 
 
-def gateway_config(machine: Machine) -> Path:
-    """The gateway's, with the routers' addresses in place of what Docker's DNS would say."""
-    text = (ROOT / "ops/haproxy/haproxy.cfg").read_text()
-    routers = [f"server {name} {machine.at(name, '50051')}" for name in replicas("router")]
-    text, templates = re.subn(r"server-template .*", "\n    ".join(routers), text)
-    text, binds = re.subn(r"bind :(\d+)", lambda found: f"bind {machine.at('gateway', found[1])}", text)
-    assert (templates, binds) == (1, 1)
-    path = machine.directory / "haproxy.cfg"
-    path.write_text(text.replace("/tmp/haproxy.sock", str(machine.directory / "haproxy.sock")))
-    return path
-
-
-@pytest.mark.skipif(HAPROXY is None, reason="haproxy is not installed: the file's one address cannot be tried")
+@needs_haproxy
 def test_the_commands_make_a_cluster(tmp_path: Path) -> None:
     """etcd, init, nodes, routers, gateway: each becomes healthy by its own healthcheck, coupons are granted through
     the one address, and go on when a router ends."""
@@ -83,9 +69,10 @@ def test_the_commands_make_a_cluster(tmp_path: Path) -> None:
                         await ends_well(seonchak([machine.here(name, word) for word in check]))
                         await scraped(machine.at(name, "9464"), service, name)
                 assert found["gateway"]["command"][:2] == ["haproxy", "-f"]
-                config = gateway_config(machine)
-                await start(machine.child("gateway", [str(HAPROXY), "-f", str(config)], {}, says_ready=False))
-                await grant(machine.at("gateway", "50051"), stopping)
+                address = machine.at("gateway", "50051")
+                routers = {n: Router(machine.at(n, "50051"), machine.at(n, "9464")) for n in replicas("router")}
+                await start(Child(gateway_spec(tmp_path, address, routers)))
+                await grant(address, stopping)
 
     run(main)
 

@@ -150,6 +150,7 @@ def test_ports_are_those_that_are_listened_on() -> None:
     (metrics,) = {
         of["environment"]["SEONCHAK_METRICS_LISTEN"].rpartition(":")[2] for of in (found["node"], found["router"])
     }
+    assert f" check port {metrics} " in config, "which is open for as long as a router lives"
     assert f"EXPOSE {listens['node']} {listens['router']} {metrics}\n" in DOCKERFILE.read_text()
 
 
