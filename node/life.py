@@ -23,7 +23,7 @@ from cluster.types import Incarnation, NodeId, Revision, ShardId
 from cluster.watch import Changes, Snapshot
 from node.journal.base import Journal
 from node.keeper import Keeper, NotHandedOver, State
-from node.observer import UNOBSERVED, Cause, Observer
+from node.observer import UNOBSERVED, Cause, HandoverCause, Observer
 from node.ownership import Action, Claim, Leave, Local, Open, Ownership, Pull, lives
 from node.peers import HandoverFailed, Peers
 from node.standby import Standby
@@ -370,6 +370,7 @@ class Life:
         self._giving.add(shard)
         observer = self._parts.observer
         asked_s, success = observer.now(), False
+        cause = HandoverCause.DRAIN if self._draining else HandoverCause.PLACEMENT
         try:
             given, rest = await self.keeper.hand_over(shard, revision, OwnerRecord(successor, node.record.address))
             success = True
@@ -377,7 +378,7 @@ class Life:
             if rest is not None:
                 self.standby.keep(shard, rest)
         finally:
-            observer.handed_over(given=success, took_s=observer.now() - asked_s)
+            observer.handed_over(cause, given=success, took_s=observer.now() - asked_s)
             self._giving.discard(shard)
             self._news.set()
         return given

@@ -11,7 +11,7 @@ from cluster.metrics import CALLS, CAMPAIGN_S, CAMPAIGNS_MAX, Histogram, Lately,
 from cluster.types import ShardId
 from node.commands import Answer, CampaignAnswer, Command, CreateCampaign, IssueCoupon, Issued, Reason, Refused
 from node.ledger import Ledger
-from node.observer import Cause
+from node.observer import Cause, HandoverCause
 from node.shard import Call, End, Held, Outcome
 
 ENTRY_BYTES = (256.0, 1_024.0, 4_096.0, 16_384.0, 65_536.0, 262_144.0, 1_048_576.0)
@@ -55,7 +55,11 @@ class NodeMetrics:
         self._taking: dict[ShardId, tuple[Cause, float]] = {}
         self._takeovers = {(cause.value,): Histogram(TAKEOVER_SECONDS) for cause in Cause}
         self._replays = Histogram(TAKEOVER_SECONDS)
-        self._handovers = {("given",): Histogram(TAKEOVER_SECONDS), ("not_given",): Histogram(TAKEOVER_SECONDS)}
+        self._handovers = {
+            (outcome, handover.value): Histogram(TAKEOVER_SECONDS)
+            for outcome in ("given", "not_given")
+            for handover in HandoverCause
+        }
         self._left = Histogram(LEFT_SECONDS)
         self._lives_over = 0
 
@@ -143,8 +147,8 @@ class NodeMetrics:
             {(shard, campaign_id): at_s - max(0, now_us - last_us) / 1e6 for campaign_id, last_us in recent.items()}
         )
 
-    def handed_over(self, *, given: bool, took_s: float) -> None:
-        self._handovers[("given" if given else "not_given",)].observe(took_s)
+    def handed_over(self, cause: HandoverCause, *, given: bool, took_s: float) -> None:
+        self._handovers["given" if given else "not_given", cause.value].observe(took_s)
 
     def renewed(self, left_s: float) -> None:
         self._left.observe(left_s)
@@ -205,7 +209,10 @@ class NodeMetrics:
         )
         yield histogram("replay_duration_seconds", "Until a shard's journal was open.", (), self._replays)
         yield histogram(
-            "handover_duration_seconds", "From a peer's request for a shard to its end.", ("outcome",), self._handovers
+            "handover_duration_seconds",
+            "From a peer's request for a shard to its end.",
+            ("outcome", "cause"),
+            self._handovers,
         )
         yield histogram(
             "lease_left_at_renewal_seconds", "What was left of the lease when it was renewed.", (), self._left

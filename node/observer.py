@@ -24,6 +24,15 @@ class Cause(Enum):
     """Its owner lives and is asked for it."""
 
 
+class HandoverCause(Enum):
+    """Why a peer asks for a shard."""
+
+    DRAIN = "drain"
+    """This node wants to end."""
+    PLACEMENT = "placement"
+    """The shard should be the peer's, mostly because that has come."""
+
+
 class Observer(Protocol):
     """Called from the event loop; must not raise."""
 
@@ -69,7 +78,7 @@ class Observer(Protocol):
         """It is open."""
         ...
 
-    def handed_over(self, *, given: bool, took_s: float) -> None:
+    def handed_over(self, cause: HandoverCause, *, given: bool, took_s: float) -> None:
         """A peer asked for a shard."""
         ...
 
@@ -102,7 +111,7 @@ class _Unobserved:
 
     def serving(self, shard: ShardId, ledger: "Ledger", replay_s: float, at_s: float) -> None: ...
 
-    def handed_over(self, *, given: bool, took_s: float) -> None: ...
+    def handed_over(self, cause: HandoverCause, *, given: bool, took_s: float) -> None: ...
 
     def renewed(self, left_s: float) -> None: ...
 

@@ -238,7 +238,10 @@ CLUSTER = (
     Panel(
         "Handovers",
         (
-            Query("sum by (outcome) (increase(seonchak_handover_duration_seconds_count[5m]))", "{{outcome}}"),
+            Query(
+                "sum by (outcome, cause) (increase(seonchak_handover_duration_seconds_count[5m]))",
+                "{{outcome}}, for {{cause}}",
+            ),
             Query("sum(increase(seonchak_lives_over_total[5m]))", "lives that ended"),
         ),
     ),

@@ -114,7 +114,8 @@ def test_calls_that_came_too_late_and_into_a_full_line() -> None:
 
 @both_journals
 def test_takeovers_are_counted_by_their_cause(kind: JournalKind) -> None:
-    """At first nobody owns a shard; a process that is gone leaves them; a newcomer pulls; a living one hands over."""
+    """At first nobody owns a shard; a process that is gone leaves them; a newcomer pulls; a living one hands over, to
+    whom they belong or because it ends."""
 
     async def main(world: World) -> None:
         a, b = await world.started("a", "b")
@@ -128,9 +129,16 @@ def test_takeovers_are_counted_by_their_cause(kind: JournalKind) -> None:
         assert pulled == len([1 for owner, _ in world.owners().values() if owner.node_id == "c"]) > 0
         await asyncio.sleep(1.0)
         found = said(a.metrics)
-        assert found["handover_duration_seconds_count", "given"] == pulled
+        assert found["handover_duration_seconds_count", "given", "placement"] == pulled
+        assert found["handover_duration_seconds_count", "given", "drain"] == 0
         assert found["replay_duration_seconds_count",] == world.shards
         assert found["lease_left_at_renewal_seconds_count",] > 0
+        left = len([1 for owner, _ in world.owners().values() if owner.node_id == "a"])
+        a.drain()
+        await world.until(lambda: not a.runs, within_s=30)
+        found = said(a.metrics)
+        assert found["handover_duration_seconds_count", "given", "placement"] == pulled
+        assert found["handover_duration_seconds_count", "given", "drain"] == left > 0
 
     run(main, lambda: World(kind, shards=16))
 
