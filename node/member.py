@@ -81,7 +81,7 @@ class Member:
             self._parts.clock,
             ttl_s=timing.lease_ttl_s,
             keepalive_s=timing.keepalive_s,
-            on_renewed=self._parts.observer.renewed,
+            on_renewed=lambda left_s: self._parts.observer.renewed(left_s / timing.lease_ttl_s),
         )
         ends: list[BaseException] = []
         try:

@@ -15,7 +15,7 @@ from node.observer import Cause, HandoverCause
 from node.shard import Call, End, Held, Outcome
 
 ENTRY_BYTES = (256.0, 1_024.0, 4_096.0, 16_384.0, 65_536.0, 262_144.0, 1_048_576.0)
-LEFT_SECONDS = (0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 5.0, 10.0, 30.0)
+LEFT = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 TAKEOVER_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 _ARRIVED_S, _CALL_ARRIVED_S = attrgetter("arrived_s"), attrgetter("call.arrived_s")
@@ -60,7 +60,7 @@ class NodeMetrics:
             for outcome in ("given", "not_given")
             for handover in HandoverCause
         }
-        self._left = Histogram(LEFT_SECONDS)
+        self._left = Histogram(LEFT)
         self._lives_over = 0
 
     def now(self) -> float:
@@ -150,8 +150,8 @@ class NodeMetrics:
     def handed_over(self, cause: HandoverCause, *, given: bool, took_s: float) -> None:
         self._handovers["given" if given else "not_given", cause.value].observe(took_s)
 
-    def renewed(self, left_s: float) -> None:
-        self._left.observe(left_s)
+    def renewed(self, left: float) -> None:
+        self._left.observe(left)
 
     def life_over(self) -> None:
         self._lives_over += 1
@@ -215,7 +215,7 @@ class NodeMetrics:
             self._handovers,
         )
         yield histogram(
-            "lease_left_at_renewal_seconds", "What was left of the lease when it was renewed.", (), self._left
+            "lease_left_at_renewal_ratio", "What was left of the lease when it was renewed: 1 is all.", (), self._left
         )
         yield counter(
             "lives_over", "How often this node has lost its lease or its registration.", values=self._lives_over

@@ -132,7 +132,10 @@ def test_takeovers_are_counted_by_their_cause(kind: JournalKind) -> None:
         assert found["handover_duration_seconds_count", "given", "placement"] == pulled
         assert found["handover_duration_seconds_count", "given", "drain"] == 0
         assert found["replay_duration_seconds_count",] == world.shards
-        assert found["lease_left_at_renewal_seconds_count",] > 0
+        # Renewed every 0.5 s, a lease of 3 s has five sixths left.
+        renewed = found["lease_left_at_renewal_ratio_count",]
+        assert renewed == found["lease_left_at_renewal_ratio_bucket", "0.9"] > 0
+        assert found["lease_left_at_renewal_ratio_bucket", "0.7"] == 0
         left = len([1 for owner, _ in world.owners().values() if owner.node_id == "a"])
         a.drain()
         await world.until(lambda: not a.runs, within_s=30)
