@@ -23,8 +23,12 @@ _ARRIVED_S, _CALL_ARRIVED_S = attrgetter("arrived_s"), attrgetter("call.arrived_
 _CLOCK = SystemClock()
 
 OK = "OK"
-FENCED, UNKNOWN, REFUSED = "fenced", "unknown", "refused"
-_APPEND_OUTCOMES = {End.FENCED: FENCED, End.UNKNOWN: UNKNOWN, End.CANCELLED: UNKNOWN, End.REFUSED: REFUSED}
+_APPEND_OUTCOMES = {
+    End.FENCED: "fenced",
+    End.UNKNOWN: "unknown",
+    End.CANCELLED: "cancelled",
+    End.REFUSED: "refused",
+}
 
 
 class NodeMetrics:
@@ -50,7 +54,7 @@ class NodeMetrics:
         self._appends = Histogram()
         self._entries = Histogram(ENTRY_BYTES)
         self._barriers = Histogram()
-        self._append_failures = dict.fromkeys((FENCED, UNKNOWN, REFUSED), 0)
+        self._append_failures = dict.fromkeys(_APPEND_OUTCOMES.values(), 0)
         self._ends: dict[End, int] = dict.fromkeys(End, 0)
         self._taking: dict[ShardId, tuple[Cause, float]] = {}
         self._takeovers = {(cause.value,): Histogram(TAKEOVER_SECONDS) for cause in Cause}
@@ -191,7 +195,8 @@ class NodeMetrics:
         )
         yield counter(
             "journal_append_failures",
-            "Appends without success: fenced by another owner, of unknown outcome, or refused.",
+            "Appends without success: fenced by another owner, of unknown outcome, refused, or cancelled when the shard"
+            " was given up.",
             ("outcome",),
             {(outcome,): count for outcome, count in self._append_failures.items()},
         )

@@ -331,7 +331,7 @@ CLUSTER = (
             ),
             Query("sum by (end) (increase(seonchak_shard_failures_total[5m]))", "epochs ended: {{end}}"),
         ),
-        description="Fenced: another owner had the journal already.",
+        description="Fenced: another owner had the journal already. Cancelled: the shard was given up meanwhile.",
     ),
     Panel(
         "Lease left",
