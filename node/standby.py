@@ -5,8 +5,9 @@ Never needed for safety, nor for liveness: a shard without a replica is read fro
 
 import asyncio
 import random
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
+from enum import Enum
 
 import structlog
 
@@ -31,6 +32,15 @@ class _NoRoom(Exception):
     """More coupons than this standby may hold."""
 
 
+class Lack(Enum):
+    """Why there is no replica of a followed shard."""
+
+    NO_ROOM = "no_room"
+    """It has more coupons than this standby has room for."""
+    LOST = "lost"
+    """Its journal could not be followed; it is tried again."""
+
+
 @dataclass(slots=True, eq=False)
 class Copy:
     """One followed shard."""
@@ -40,6 +50,8 @@ class Copy:
     """None: nothing read yet, no room, or it could not be followed."""
     warm: bool = False
     """Read to its end at least once, or given up."""
+    lack: Lack | None = None
+    """Why it was given up, until it is read to its end again."""
     task: asyncio.Task[None] | None = None
     """None: this standby keeps nothing."""
 
@@ -110,6 +122,11 @@ class Standby:
             if copy.replica is not None:
                 yield copy, copy.replica
 
+    def lacking(self) -> Mapping[Lack, int]:
+        """How many replicas are missing, though they should be kept."""
+        lacks = [copy.lack for copy in self._copies.values()]
+        return {lack: lacks.count(lack) for lack in Lack}
+
     # --- one shard ----------------------------------------------------------------------------------------------------
 
     async def _follow(self, copy: Copy) -> None:
@@ -120,11 +137,11 @@ class Standby:
                 assert copy.replica is not None
                 coupons = copy.replica.ledger.coupons
                 log.warning("standby_has_no_room", shard=copy.shard, coupons_max=self._coupons_max)
-                self._give_up(copy)
+                self._give_up(copy, Lack.NO_ROOM)
                 await self._room_for(coupons)
             except (FollowerLost, CorruptJournal) as lost:
                 log.warning("standby_lost", shard=copy.shard, why=str(lost))
-                self._give_up(copy)
+                self._give_up(copy, Lack.LOST)
                 await asyncio.sleep(LOST_S * self._rng.uniform(0.5, 1.5))
 
     async def _read_along(self, copy: Copy) -> None:
@@ -133,6 +150,7 @@ class Standby:
             if replica is None:
                 replica = copy.replica = Replica(self._journal, copy.shard, self._codec, self._require_room)
             await replica.advance()
+        copy.lack = None
         self._set_warm(copy)
         pause_s = READ_S
         while True:
@@ -141,8 +159,9 @@ class Standby:
             await replica.advance()
             pause_s = READ_S if replica.position > position else min(2 * pause_s, READ_S_MAX)
 
-    def _give_up(self, copy: Copy) -> None:
+    def _give_up(self, copy: Copy, lack: Lack) -> None:
         copy.replica = None
+        copy.lack = lack
         self._room.set()
         self._set_warm(copy)
 

@@ -96,6 +96,12 @@ class NodeView:
     def _standbys(self, life: Life) -> Iterator[Metric]:
         copies = list(life.standby.status())
         yield gauge("standby_shards", "Shards whose journals are read along here.", values=len(copies))
+        yield gauge(
+            "standby_shards_without_replica",
+            "Shards that should be read along here and are not, by why.",
+            ("why",),
+            {(lack.value,): count for lack, count in life.standby.lacking().items()},
+        )
         yield gauge("standby_coupons", "Kept of them.", values=sum(replica.ledger.coupons for _, replica in copies))
         yield gauge(
             "standby_entries",

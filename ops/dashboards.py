@@ -349,6 +349,7 @@ CLUSTER = (
         "Standbys",
         (
             Query("sum by (instance) (seonchak_standby_shards)", "shards of {{instance}}"),
+            Query("sum by (why) (seonchak_standby_shards_without_replica)", "shards of nobody: {{why}}"),
             Query("sum by (instance) (seonchak_standby_coupons)", "coupons of {{instance}}"),
         ),
     ),

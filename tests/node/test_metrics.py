@@ -171,6 +171,7 @@ def test_a_node_says_what_it_holds(kind: JournalKind) -> None:
         assert entries == {str(shard): len(await world.entries(shard)) for shard in range(world.shards)}
         assert sum(view["shards", "serving"] for view in views) == world.shards
         assert sum(view["standby_shards",] for view in views) == world.shards
+        assert {view["standby_shards_without_replica", why] for view in views for why in ("no_room", "lost")} == {0}
         behind = {key[1]: entries[key[1]] - view[key] for view in views for key in view if key[0] == "standby_entries"}
         assert set(behind) == set(entries)
         # Of a file the newest entry may be left for the next time.
@@ -179,6 +180,24 @@ def test_a_node_says_what_it_holds(kind: JournalKind) -> None:
         assert all(view["shards_without_owner",] == view["queue_calls",] == 0 for view in views)
 
     run(main)
+
+
+def test_a_standby_says_for_how_many_shards_it_has_no_room() -> None:
+    """As long as it is so."""
+
+    async def main(world: World) -> None:
+        a, b = await world.started("a", "b")
+        for process in (a, b):
+            process.life.standby._coupons_max = 1
+        for shard in range(world.shards):
+            await world.create(world.campaign(shard), 5)
+            for user in ("u1", "u2", "u3"):
+                await world.issue(world.campaign(shard), user)
+        await asyncio.sleep(3.0)
+        lacking = [view_of(process)["standby_shards_without_replica", "no_room"] for process in (a, b)]
+        assert lacking == [len(world.epochs()) - view_of(process)["shards", "serving"] for process in (a, b)]
+
+    run(main, lambda: World(shards=6))
 
 
 def test_a_node_between_two_lives_says_so() -> None:

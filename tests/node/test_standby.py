@@ -16,7 +16,7 @@ from node.events import Event
 from node.journal.base import ShardJournal
 from node.journal.file import FileJournal
 from node.replica import Replica
-from node.standby import CATCHING_UP_MAX, LOST_S, READ_S, READ_S_MAX, Copy, Standby, stopped
+from node.standby import CATCHING_UP_MAX, LOST_S, READ_S, READ_S_MAX, Copy, Lack, Standby, stopped
 from tests.fakes.disk import BASE, Fault, MemoryDisk, Operation
 from tests.fakes.etcd_faults import Gate
 from tests.fakes.virtual_time import run as run_virtually
@@ -256,6 +256,7 @@ def test_no_room() -> None:
         await asyncio.sleep(5)
         assert rig.copies() == {ONE: 10}
         assert rig.standby.warm() == {ONE, TWO}
+        assert rig.standby.lacking() == {Lack.NO_ROOM: 1, Lack.LOST: 0}
         read = rig.read_bytes()
         await asyncio.sleep(100)
         assert {name for at, name in rig.reads if at > 6} == {"shard-0001"}, "it is not tried again and again"
@@ -263,6 +264,7 @@ def test_no_room() -> None:
         rig.standby.follow({TWO})
         await asyncio.sleep(5)
         assert rig.copies() == {TWO: 10}
+        assert rig.standby.lacking() == {Lack.NO_ROOM: 0, Lack.LOST: 0}
 
     run(scenario, coupons_max=15)
 
@@ -300,6 +302,7 @@ def test_none_is_kept() -> None:
         await asyncio.sleep(10)
         assert not rig.reads
         assert not rig.copies()
+        assert rig.standby.lacking() == {Lack.NO_ROOM: 0, Lack.LOST: 0}, "nobody wants one"
         assert await taken(rig, ONE) is None
 
     run(scenario, coupons_max=0)
@@ -322,6 +325,7 @@ def test_a_journal_that_is_not_what_it_was() -> None:
         await asyncio.sleep(READ_S_MAX * 1.5)
         assert rig.standby.warm() == {ONE}
         assert not rig.copies()
+        assert rig.standby.lacking() == {Lack.NO_ROOM: 0, Lack.LOST: 1}
         assert await taken(rig, ONE) is None
         rig.standby.follow({ONE})
         await asyncio.sleep(10)
