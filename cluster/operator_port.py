@@ -1,8 +1,9 @@
 """The operator's HTTP port of a process: /metrics, /healthz, /readyz. Answers from the process's own event loop.
 
-h11 knows HTTP; here are the sockets, and how much anybody may cost: so many connections, of which the one that was
-quiet for longest makes room; so many bytes of a request, and so long until it is whole; one scrape for all who ask at
-the same time. Reads no request's body. Never says anything that came with a request.
+h11 knows HTTP and a TlsPipe TLS; here are the sockets, and how much anybody may cost: so many connections, of which the
+one that was quiet for longest makes room; so many bytes of a request, and so long until it is whole; one scrape for all
+who ask at the same time. asyncio's own TLS would show a connection only after its handshake, when whoever never ends
+one has not been counted. Reads no request's body. Never says anything that came with a request.
 """
 
 import asyncio
@@ -14,6 +15,9 @@ import h11
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
+from cluster.tls import HTTP1, TlsIdentity
+from cluster.tls_pipe import TlsPipe
+
 _CONTENT_TYPES_MAX = 8
 TEXT = "text/plain; charset=utf-8"
 
@@ -24,7 +28,7 @@ class Limits:
     request_bytes_max: int = 8 << 10
     """Of its head."""
     request_s_max: float = 10.0
-    """From its first byte, or from the connection's beginning, to the end of its head."""
+    """From its first byte, or from the connection's beginning, TLS's handshake included, to the end of its head."""
     quiet_s_max: float = 300.0
     """Between two requests."""
     stalled_s_max: float = 10.0
@@ -43,12 +47,20 @@ class Answer:
 class OperatorPort:
     """Listens from `start` to `close`."""
 
-    def __init__(self, registry: CollectorRegistry, not_ready: Callable[[], str], limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        not_ready: Callable[[], str],
+        tls: TlsIdentity | None = None,
+        limits: Limits | None = None,
+    ) -> None:
         """
         Args:
             not_ready: why this process cannot do its work now; "" if it can.
+            tls: shown to clients, who are not asked for a certificate; None: without TLS.
         """
         self.limits = limits or Limits()
+        self._tls = None if tls is None else tls.server_context(HTTP1)
         self._registry = registry
         self._not_ready = not_ready
         self._loop = asyncio.get_running_loop()
@@ -110,6 +122,10 @@ class OperatorPort:
 
     # --- connections --------------------------------------------------------------------------------------------------
 
+    def tls_pipe(self) -> TlsPipe | None:
+        """Of a new connection."""
+        return None if self._tls is None else TlsPipe(self._tls)
+
     def joined(self, connection: "_Connection") -> None:
         if len(self._connections) >= self.limits.connections_max:
             next(iter(self._connections)).abort()
@@ -131,6 +147,7 @@ class _Connection(asyncio.Protocol):
         self._port = port
         self._loop = asyncio.get_running_loop()
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=port.limits.request_bytes_max)
+        self._tls = port.tls_pipe()
         self._transport: asyncio.Transport | None = None
         self._stalled = False
         self._held = False
@@ -148,11 +165,17 @@ class _Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if not self._open:
             return
-        if not self._http.trailing_data[0]:
-            self._end_in(self._port.limits.request_s_max)  # a request begins
-        self._http.receive_data(data)
-        if not self._held:
-            self._serve()
+        if self._tls is not None:
+            data = self._tls.receive(data)
+            self._flush(self._tls)
+        if data:
+            if not self._http.trailing_data[0]:
+                self._end_in(self._port.limits.request_s_max)  # a request begins
+            self._http.receive_data(data)
+            if not self._held:
+                self._serve()
+        if self._tls is not None and self._tls.ended and self._transport is not None:
+            self._transport.close()
 
     def pause_writing(self) -> None:
         self._stalled = True
@@ -222,7 +245,6 @@ class _Connection(asyncio.Protocol):
             close: what the client still has to say is not heard.
             bare: without the body.
         """
-        assert self._transport is not None
         headers = [
             (b"content-type", answer.content_type.encode()),
             (b"content-length", str(len(answer.body)).encode()),
@@ -235,10 +257,22 @@ class _Connection(asyncio.Protocol):
         if not bare:
             out += http.send(h11.Data(data=answer.body)) or b""
         out += http.send(h11.EndOfMessage()) or b""
-        self._transport.write(out)
-        if http.our_state is h11.MUST_CLOSE:
+        last = http.our_state is h11.MUST_CLOSE
+        assert self._transport is not None
+        if self._tls is None:
+            self._transport.write(out)
+        else:
+            self._tls.say(out)
+            if last:
+                self._tls.end()
+            self._flush(self._tls)
+        if last:
             self._end_in(self._port.limits.stalled_s_max)
             self._transport.close()
+
+    def _flush(self, tls: TlsPipe) -> None:
+        if (out := tls.take()) and self._transport is not None:
+            self._transport.write(out)
 
     # --- reading and time ---------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ replaced one after the other, are not taken: what was good before stays. Who the
 """
 
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -20,6 +20,9 @@ log = structlog.get_logger()
 NODE_NAME = "node.seonchak"
 """The name in every node's certificate. Nodes are found by addresses out of etcd, which change with every container
 and say nothing about who listens there; that it is a node, this name proves."""
+
+HTTP2, HTTP1 = "h2", "http/1.1"
+"""What is spoken within TLS, by its name in ALPN."""
 
 _Signature: TypeAlias = tuple[tuple[int, int, int], ...]
 """Of each file: inode, size, time of its last change."""
@@ -45,7 +48,8 @@ class Pem:
 class _Loaded:
     signature: _Signature
     pem: Pem
-    context: ssl.SSLContext
+    contexts: Mapping[str, ssl.SSLContext]
+    """A server's, by what is spoken."""
 
 
 class _Begun(ssl.SSLContext):
@@ -105,10 +109,14 @@ class TlsIdentity:
         first = _configuration(given.pem)
         return grpc.dynamic_ssl_server_credentials(first, news, mutual)  # type: ignore[arg-type]  # the stubs lack None
 
-    def server_context(self) -> ssl.SSLContext:
-        """For a server on asyncio: it takes what the files say with every connection."""
+    def server_context(self, protocol: str) -> ssl.SSLContext:
+        """For a server of our own, as for one on asyncio: it takes what the files say with every connection.
+
+        Args:
+            protocol: HTTP2 or HTTP1.
+        """
         context = _Begun(ssl.PROTOCOL_TLS_SERVER)
-        context.current = lambda: self._current().context
+        context.current = lambda: self._current().contexts[protocol]
         return context
 
     def _current(self) -> _Loaded:
@@ -126,16 +134,17 @@ class TlsIdentity:
         return tuple(map(_signature, (self._ca, self._cert, self._key)))
 
     def _load(self, signature: _Signature) -> _Loaded:
-        context = _context()
+        contexts = {protocol: _context(protocol) for protocol in (HTTP2, HTTP1)}
         try:
             pem = Pem(self._ca.read_bytes(), self._cert.read_bytes(), self._key.read_bytes())
-            context.load_cert_chain(self._cert, self._key, _no_password)
-            context.load_verify_locations(cadata=pem.ca.decode("ascii"))
+            for context in contexts.values():
+                context.load_cert_chain(self._cert, self._key, _no_password)
+                context.load_verify_locations(cadata=pem.ca.decode("ascii"))
         except (OSError, ValueError) as error:  # an ssl.SSLError is an OSError; neither says what is in the files
             raise TlsUnusable(f"{self._cert}, {self._key} and {self._ca}: {error}") from error
         if self._signature() != signature:
             raise TlsUnusable("the files changed while they were read")
-        return _Loaded(signature, pem, context)
+        return _Loaded(signature, pem, contexts)
 
 
 def _configuration(pem: Pem) -> grpc.ServerCertificateConfiguration:
@@ -150,10 +159,10 @@ def _signature(path: Path) -> tuple[int, int, int]:
     return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
-def _context() -> ssl.SSLContext:
+def _context(protocol: str) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["h2"])
+    context.set_alpn_protocols([protocol])
     return context
 
 

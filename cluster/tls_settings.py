@@ -42,11 +42,11 @@ class TlsSettings(BaseSettings):
 
         return TlsIdentity(self.tls_ca, self.tls_cert, self.tls_key)
 
-    def require_private(self, listen: str) -> None:
-        """Raises ValueError: `listen` (HOST:PORT) can be reached from elsewhere, and there is no TLS."""
-        if not (self.tls or self.insecure or is_loopback(listen)):
+    def require_private(self, name: str, address: str) -> None:
+        """Raises ValueError: `address` (HOST:PORT), the setting `name`, can be reached from elsewhere without TLS."""
+        if not (self.tls or self.insecure or is_loopback(address)):
             raise ValueError(
-                f"listen is {listen}, which others can reach, and there is no TLS: give tls_ca, tls_cert and tls_key "
+                f"{name} is {address}, which others can reach, and there is no TLS: give tls_ca, tls_cert and tls_key "
                 "(`seonchak certs` makes some), or say insecure"
             )
 

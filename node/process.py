@@ -143,7 +143,7 @@ async def _serve(
     health = NodeHealth()
     member = Member(parts, health.refresh)
     add_services(server, NodeServer(member, identity), health)
-    port = await _operator_port(settings, cluster, etcd, member, metrics, sources)
+    port = await _operator_port(settings, tls, cluster, etcd, member, metrics, sources)
     await server.start()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -179,6 +179,7 @@ def add_services(server: grpc.aio.Server, node: NodeServer, health: NodeHealth) 
 
 async def _operator_port(
     settings: NodeSettings,
+    tls: TlsIdentity | None,
     cluster: Cluster,
     etcd: EtcdClient,
     member: Member,
@@ -198,7 +199,7 @@ async def _operator_port(
         NodeView(member, metrics, lease_ttl_s=settings.lease_ttl_s, shard_calls_max=settings.shard_calls_max),
         *sources,
     )
-    port = OperatorPort(registry, member.not_ready)
+    port = OperatorPort(registry, member.not_ready, tls)
     log.info("operator_port", address=await port.start(settings.metrics_address()))
     return port
 

@@ -7,7 +7,7 @@ DATA/
   journal/        the `file` journal of all nodes
   certs/          with TLS: the CA and everybody's certificates, see ops/certs.py
   logs/NAME.log   each child's stderr
-  prometheus/     JOB.json: what Prometheus has to scrape, for its file_sd (ops/prometheus)
+  prometheus/     JOB.json: what Prometheus has to scrape, for its file_sd (ops/prometheus); with TLS, ca.crt
 """
 
 import fcntl
@@ -88,6 +88,10 @@ class Layout(BaseModel):
         for job, addresses in self.scraped().items():
             groups = [{"targets": [address], "labels": {"instance": name}} for name, address in addresses.items()]
             _write_whole(data_dir / "prometheus" / f"{job}.json", json.dumps(groups, indent=2))
+        ca = data_dir / "prometheus" / "ca.crt"
+        if self.tls and not ca.is_symlink():
+            # To the one that may be replaced.
+            ca.symlink_to(Path("..", certs_dir(data_dir).name, ca.name))
 
     def scraped(self) -> dict[str, dict[str, str]]:
         """HOST:PORT of /metrics, by job and by name."""

@@ -70,14 +70,17 @@ class RouterSettings(TlsSettings):
     expect_code_key_fingerprint: str = ""
     """If set, the cluster's code key has to have this fingerprint."""
     metrics_listen: str = ""
-    """HOST:PORT of /metrics, /healthz and /readyz, for operators; port 0: a free one; empty: none."""
+    """HOST:PORT of /metrics, /healthz and /readyz, for operators; port 0: a free one; empty: none.
+    With TLS where the process has it; clients need no certificate."""
     metrics_port: int | None = Field(default=None, ge=0, le=65535)
     """The same as metrics_listen 127.0.0.1:PORT."""
     log_json: bool = True
 
     @model_validator(mode="after")
     def _listens_in_private(self) -> Self:
-        self.require_private(self.listen)
+        self.require_private("listen", self.listen)
+        if self.metrics_address():
+            self.require_private("metrics_listen", self.metrics_address())
         if self.auth == "off" and not (self.insecure or is_loopback(self.listen)):
             raise ValueError(f"auth is off and listen is {self.listen}, which others can reach: say insecure, too")
         if self.server == "grpcio" and not (self.insecure or is_loopback(self.listen)):

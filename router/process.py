@@ -119,7 +119,7 @@ async def _serve(
 
     readiness = Readiness(server.health, not_ready)
     topology = TopologyFollower(etcd, keys, dispatcher, make_link, readiness.refresh)
-    port = await _operator_port(settings, cluster, etcd, (metrics, RouterView(dispatcher, audit)), not_ready)
+    port = await _operator_port(settings, tls, cluster, etcd, (metrics, RouterView(dispatcher, audit)), not_ready)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
@@ -164,6 +164,7 @@ def server_settings(settings: RouterSettings) -> ServerSettings:
 
 async def _operator_port(
     settings: RouterSettings,
+    tls: TlsIdentity | None,
     cluster: Cluster,
     etcd: EtcdClient,
     sources: tuple[Source, ...],
@@ -176,7 +177,7 @@ async def _operator_port(
     etcd.endpoints.observer = times
     config = cluster.config
     process = Process("router", settings.router_id, config.cluster_id, config.shards, config.journal)
-    port = OperatorPort(registry_of(process, times, *sources), not_ready)
+    port = OperatorPort(registry_of(process, times, *sources), not_ready, tls)
     log.info("operator_port", address=await port.start(settings.metrics_address()))
     return port
 

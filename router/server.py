@@ -14,7 +14,7 @@ import structlog
 
 from cluster.audit_log import AuditLog
 from cluster.health import SERVING, Health
-from cluster.tls import TlsIdentity
+from cluster.tls import HTTP2, TlsIdentity
 from router.access import Access
 from router.api import SERVICE_NAME, Method, Streaming, methods
 from router.http2.connection import Limits
@@ -134,7 +134,7 @@ class ApiServer:
             tls: dict[str, Any] = {}
             if self._tls is not None:
                 tls = {
-                    "ssl": self._tls.server_context(),
+                    "ssl": self._tls.server_context(HTTP2),
                     "ssl_handshake_timeout": self._settings.greeting_s_max,
                     "ssl_shutdown_timeout": _LINGER_S,
                 }

@@ -129,7 +129,7 @@ class Arena:
 
     @property
     def public(self) -> Target:
-        return Target(self.cluster.router, self._client_context())
+        return Target(self.cluster.router, self._client_context("h2"))
 
     @property
     def node(self) -> Target:
@@ -139,21 +139,22 @@ class Arena:
     def node_called(self, name: str) -> Target:
         """As `node`, this one."""
         (address,) = (node.address for node in self.cluster.layout.nodes if node.name == name)
-        return Target(address, self._client_context("router"))
+        return Target(address, self._client_context("h2", "router"))
 
     @property
     def operators(self) -> tuple[Target, ...]:
         """The operator's ports of a router and of a node."""
         layout = self.cluster.layout
-        return tuple(Target(place[0].metrics_address) for place in (layout.routers, layout.nodes))
+        tls = self._client_context("http/1.1")
+        return tuple(Target(place[0].metrics_address, tls) for place in (layout.routers, layout.nodes))
 
-    def _client_context(self, shown: str = "") -> ssl.SSLContext | None:
+    def _client_context(self, protocol: str, shown: str = "") -> ssl.SSLContext | None:
         if not self.variant.tls:
             return None
         certs = certs_dir(self.data_dir)
         context = ssl.create_default_context(cafile=str(certs / "ca.crt"))
         context.check_hostname = False
-        context.set_alpn_protocols(["h2"])
+        context.set_alpn_protocols([protocol])
         if shown:
             context.load_cert_chain(certs / f"{shown}.crt", certs / f"{shown}.key")
         return context

@@ -46,11 +46,11 @@ WIDE = HELLO + frames.settings({frames.INITIAL_WINDOW_SIZE: 2**31 - 1}) + frames
 def test_ports(tmp_path: Path, record_property: Record, variant: Variant) -> None:
     with arena(tmp_path / "data", variant, record_property) as here:
         at_a_router(here)
-        # What serves the routers' callers is nothing to the other ports, and an operator's never speaks TLS.
+        # What serves the routers' callers is nothing to the other ports.
         if variant.server == "http2":
+            at_an_operators_port(here)
+            # gRPC lets go of a crowd long after it has left, and its memory grows a little for that.
             at_a_node(here)
-            if not variant.tls:
-                at_an_operators_port(here)
 
 
 def at_a_router(here: Arena) -> None:
@@ -305,8 +305,9 @@ async def pour_at_operator(target: Target, pieces: Iterator[bytes], *, slow: boo
 
 
 async def crowd_at_operator(target: Target) -> None:
+    """In the middle of a request, or of TLS's greeting."""
     idle = Crowd()
-    await idle.gather(target, 2_000, b"GET /met")
+    await idle.gather(target, 2_000, b"GET /met" if target.tls is None else b"\x16\x03\x01\x02\x00")
     await serves(target)
     idle.leave()
     await serves(target)

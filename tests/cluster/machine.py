@@ -6,6 +6,7 @@ left as it stands.
 
 import asyncio
 import re
+import ssl
 import sys
 import urllib.error
 import urllib.request
@@ -76,12 +77,13 @@ async def ends_well(argv: list[str], env: Mapping[str, str] | None = None) -> st
     return said.decode()
 
 
-async def get(address: str, path: str) -> str:
+async def get(address: str, path: str, tls: ssl.SSLContext | None = None) -> str:
     """Of what is served there, as soon as it is ready; the test's timeout bounds the waiting."""
+    scheme = "http" if tls is None else "https"
 
     def once() -> str:
         try:
-            with urllib.request.urlopen(f"http://{address}{path}", timeout=20) as response:
+            with urllib.request.urlopen(f"{scheme}://{address}{path}", timeout=20, context=tls) as response:
                 return str(response.read().decode())
         except urllib.error.HTTPError as error:
             if error.code != 503:

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import ssl
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+import yaml
 
 from ops.certs import make_certs
 from ops.child import Child
@@ -24,12 +26,44 @@ from proto import coupon_pb2
 from proto.coupon_pb2_grpc import CouponServiceStub
 from tests.cluster.machine import Machine, ends_well, get, seonchak
 from tests.cluster.support import run
-from tests.ops.deployment import KUBERNETES, of_kind
+from tests.ops.deployment import KUBERNETES, PROMETHEUS, of_kind
 
 pytestmark = pytest.mark.cluster
 NAMES = r"(seonchak-\w+-\d)\.seonchak-\w+"
 README = (KUBERNETES / "README.md").read_text().replace("\\\n", "")
 TLS = "/etc/seonchak/tls"
+
+
+JOBS = {job["job_name"]: job for job in yaml.safe_load((PROMETHEUS / "kubernetes.yml").read_text())["scrape_configs"]}
+
+
+def kubelet() -> ssl.SSLContext:
+    """It does not look at the certificate. Source: Kubernetes' documentation of HTTP probes."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+class _Named(ssl.SSLContext):
+    """Of a client that expects this name, whatever it has dialled."""
+
+    name: str
+
+    def wrap_socket(self, *args: Any, **kwargs: Any) -> ssl.SSLSocket:
+        return super().wrap_socket(*args, **(kwargs | {"server_hostname": self.name}))
+
+
+def scraper(certs: Path, told: dict[str, str]) -> ssl.SSLContext:
+    """
+    Args:
+        told: a job's tls_config.
+    """
+    assert told["ca_file"] == f"{TLS}/ca.crt"
+    context = _Named(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(certs / "ca.crt")
+    context.name = told["server_name"]
+    return context
 
 
 class Pod:
@@ -38,6 +72,7 @@ class Pod:
         self.name = name
         self._spec = workload["spec"]["template"]["spec"]
         (self._container,) = self._spec["containers"]
+        self._annotations = workload["spec"]["template"]["metadata"].get("annotations", {})
 
     def mount(self, certs: Path) -> None:
         """Of the Secret what it asks for, and no other file."""
@@ -87,7 +122,17 @@ class Pod:
         ports = {port["name"]: port["containerPort"] for port in self._container["ports"]}
         for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
             asked = self._container[probe]["httpGet"]
-            await get(self._machine.at(self.name, str(ports[asked["port"]])), asked["path"])
+            tls = kubelet() if asked.get("scheme") == "HTTPS" else None
+            await get(self._machine.at(self.name, str(ports[asked["port"]])), asked["path"], tls)
+
+    async def scraped(self, certs: Path) -> None:
+        """As Prometheus is told to: by the pod's annotations, believing the certificate as its job says."""
+        says = self._annotations
+        scheme, port, path = (says[f"prometheus.io/{name}"] for name in ("scheme", "port", "path"))
+        name = next(job for job in JOBS if f"seonchak-{job}-" in self.name)
+        tls = scraper(certs, JOBS[name]["tls_config"]) if scheme == "https" else None
+        metrics = await get(self._machine.at(self.name, port), path, tls)
+        assert ("etcd_server_has_leader" if name == "etcd" else f'role="{name}"') in metrics
 
 
 def pods(machine: Machine, component: str) -> Iterator[Pod]:
@@ -98,8 +143,8 @@ def pods(machine: Machine, component: str) -> Iterator[Pod]:
 
 
 def test_the_commands_make_a_cluster(tmp_path: Path) -> None:
-    """etcd, init, nodes and routers with nothing but their own certificates; every probe succeeds; the README's
-    commands make keys and look; a coupon is granted to who has a key, and nobody else."""
+    """etcd, init, nodes and routers with nothing but their own certificates; every probe and every scrape succeeds; the
+    README's commands make keys and look; a coupon is granted to who has a key, and nobody else."""
 
     async def main() -> None:
         (command,) = re.findall(r"^    seonchak certs (.+)$", README, re.MULTILINE)
@@ -122,6 +167,7 @@ def test_the_commands_make_a_cluster(tmp_path: Path) -> None:
                         await child.start()
                         stack.push_async_callback(child.stop, 20)
                     await asyncio.gather(*(pod.probed() for pod in found))
+                    await asyncio.gather(*(pod.scraped(tmp_path / "certs") for pod in found))
                 assert "exec --namespace seonchak deployment/seonchak-router -- seonchak status\n" in README
                 status = json.loads(await ends_well(seonchak(["status", "--json"]), found[0].env()))
                 assert [node["error"] for node in status["nodes"]] == [""] * 3

@@ -1,18 +1,24 @@
 """The operator's port at its socket: it answers, and nothing that is sent to it costs more than it may."""
 
 import asyncio
+import ssl
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import uvloop
+from cryptography import x509
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client import Metric
 
 from cluster.metrics import gauge, registry_of
 from cluster.operator_port import Limits, OperatorPort
+from cluster.tls import NODE_NAME
+from tests.support.certs import certs_in, identity
+from tests.support.tls_client import TlsClient
 
 Test = Callable[["Rig"], Awaitable[None]]
 SCRAPE = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -20,8 +26,31 @@ HEALTH = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 TEST_S_MAX = 30.0
 
 
+@pytest.fixture(scope="module")
+def certs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return certs_in(tmp_path_factory.mktemp("certs"))
+
+
+@pytest.fixture(params=["plain", "tls"])
+def spoken(request: pytest.FixtureRequest, certs: Path) -> Path | None:
+    """The certificates of a port with TLS; None: without."""
+    return certs if request.param == "tls" else None
+
+
+def client_of(certs: Path) -> ssl.SSLContext:
+    """As a scraper's, and a browser's: it offers HTTP/2, too."""
+    context = ssl.create_default_context(cafile=certs / "ca.crt")
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    return context
+
+
 class Rig:
-    def __init__(self) -> None:
+    def __init__(self, certs: Path | None = None) -> None:
+        """
+        Args:
+            certs: None: without TLS.
+        """
+        self.certs = certs
         self.scrapes = 0
         self.why = ""
         self.limits = Limits(scrape_s_min=0.0)
@@ -34,7 +63,8 @@ class Rig:
         yield gauge("scrapes", "So far.", values=self.scrapes)
 
     async def start(self, limits: Limits | None = None) -> None:
-        self.port = OperatorPort(registry_of(self), lambda: self.why, limits or self.limits)
+        tls = None if self.certs is None else identity(self.certs, "node")
+        self.port = OperatorPort(registry_of(self), lambda: self.why, tls, limits or self.limits)
         host, _, number = (await self.port.start("127.0.0.1:0")).rpartition(":")
         self._address = host, int(number)
 
@@ -43,11 +73,17 @@ class Rig:
         assert self._address is not None, "not started"
         return f"{self._address[0]}:{self._address[1]}"
 
-    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def connect(self, *, bare: bool = False) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """
+        Args:
+            bare: without TLS, whatever the port speaks.
+        """
         if self._address is None:
             await self.start()
         assert self._address is not None
-        reader, writer = await asyncio.open_connection(*self._address)
+        tls = None if self.certs is None or bare else client_of(self.certs)
+        name = None if tls is None else NODE_NAME
+        reader, writer = await asyncio.open_connection(*self._address, ssl=tls, server_hostname=name)
         self.writers.append(writer)
         return reader, writer
 
@@ -78,14 +114,14 @@ async def closed(reader: asyncio.StreamReader) -> None:
             pass
 
 
-def run(test: Test) -> None:
+def run(test: Test, certs: Path | None = None) -> None:
     """On asyncio's loop, and on uvloop's as in production. Fails as well for an error that nobody waits for."""
     for factory in (asyncio.new_event_loop, uvloop.new_event_loop):
         failed: list[dict[str, object]] = []
 
         async def main(failed: list[dict[str, object]] = failed) -> None:
             asyncio.get_running_loop().set_exception_handler(lambda _, context: failed.append(context))
-            rig = Rig()
+            rig = Rig(certs)
             async with asyncio.timeout(TEST_S_MAX):
                 try:
                     await test(rig)
@@ -100,7 +136,7 @@ def run(test: Test) -> None:
         assert not failed, failed
 
 
-def test_what_is_asked_for() -> None:
+def test_what_is_asked_for(spoken: Path | None) -> None:
     """The three paths, HEAD, and what is neither."""
 
     async def test(rig: Rig) -> None:
@@ -118,7 +154,7 @@ def test_what_is_asked_for() -> None:
         status, _, body = await rig.ask(HEALTH.replace(b"healthz", b"api-key-0123"))
         assert (status, body) == (404, b"not found\n")
 
-    run(test)
+    run(test, spoken)
 
 
 def test_ready_says_why_not() -> None:
@@ -146,7 +182,7 @@ def test_who_scrapes_at_the_same_time_shares_a_scrape() -> None:
     run(test)
 
 
-def test_a_connection_carries_many_requests() -> None:
+def test_a_connection_carries_many_requests(spoken: Path | None) -> None:
     """One after the other, and all at once: answered in order, while others are served."""
 
     async def test(rig: Rig) -> None:
@@ -160,7 +196,7 @@ def test_a_connection_carries_many_requests() -> None:
         statuses = [(await read_answer(reader))[0] for _ in range(2 * count)]
         assert statuses == [200, 404] * count
 
-    run(test)
+    run(test, spoken)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +214,7 @@ def test_a_connection_carries_many_requests() -> None:
         (b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n", 404),
     ],
 )
-def test_what_is_no_request_is_refused_and_the_connection_ends(sent: bytes, status: int) -> None:
+def test_what_is_no_request_is_refused_and_the_connection_ends(sent: bytes, status: int, spoken: Path | None) -> None:
     """So is what is too long, and what would have a body: nobody reads that."""
 
     async def test(rig: Rig) -> None:
@@ -189,10 +225,10 @@ def test_what_is_no_request_is_refused_and_the_connection_ends(sent: bytes, stat
             await closed(reader)
         await rig.serves()
 
-    run(test)
+    run(test, spoken)
 
 
-def test_a_request_that_never_ends_is_cut_off() -> None:
+def test_a_request_that_never_ends_is_cut_off(spoken: Path | None) -> None:
     """One that comes byte by byte, and one that does not come at all; however long its sender goes on."""
 
     async def test(rig: Rig) -> None:
@@ -214,10 +250,10 @@ def test_a_request_that_never_ends_is_cut_off() -> None:
         await asyncio.wait([dribbling])
         await rig.serves()
 
-    run(test)
+    run(test, spoken)
 
 
-def test_a_quiet_connection_ends() -> None:
+def test_a_quiet_connection_ends(spoken: Path | None) -> None:
     """Between two requests as well."""
 
     async def test(rig: Rig) -> None:
@@ -227,10 +263,10 @@ def test_a_quiet_connection_ends() -> None:
         await read_answer(reader)
         await closed(reader)
 
-    run(test)
+    run(test, spoken)
 
 
-def test_who_does_not_read_is_not_read_from_and_goes() -> None:
+def test_who_does_not_read_is_not_read_from_and_goes(spoken: Path | None) -> None:
     """Answers do not pile up: its requests stay with it, and the connection ends."""
 
     async def test(rig: Rig) -> None:
@@ -258,10 +294,10 @@ def test_who_does_not_read_is_not_read_from_and_goes() -> None:
         assert scrapes < total / 2
         await rig.serves()
 
-    run(test)
+    run(test, spoken)
 
 
-def test_idle_connections_are_bounded_and_lock_nobody_out() -> None:
+def test_idle_connections_are_bounded_and_lock_nobody_out(spoken: Path | None) -> None:
     """The one that was quiet for longest makes room; a scraper that was there before is served to the end."""
 
     async def test(rig: Rig) -> None:
@@ -274,7 +310,134 @@ def test_idle_connections_are_bounded_and_lock_nobody_out() -> None:
         await closed(first)
         await rig.serves()
 
-    run(test)
+    run(test, spoken)
+
+
+def test_half_a_handshake(certs: Path) -> None:
+    """Whoever does not end it is cut off, however slowly he goes on; until then he counts among the connections."""
+
+    async def test(rig: Rig) -> None:
+        await rig.start(replace(rig.limits, connections_max=16))
+        assert rig.port is not None
+        for _ in range(100):
+            await rig.connect(bare=True)
+        while rig.port.connections < 16:
+            await asyncio.sleep(0.01)
+        await rig.serves()
+        assert rig.port.connections <= 16
+        await rig.port.close()
+        await rig.start(replace(rig.limits, request_s_max=0.3))
+        silent, _ = await rig.connect(bare=True)
+        reader, writer = await rig.connect(bare=True)
+        greeting = TlsClient(client_of(certs), NODE_NAME).begin()
+        said = 0
+
+        async def dribble() -> None:
+            nonlocal said
+            with suppress(ConnectionError):
+                for byte in greeting:
+                    writer.write(bytes([byte]))
+                    await writer.drain()
+                    said += 1
+                    await asyncio.sleep(0.02)
+
+        dribbling = asyncio.create_task(dribble())
+        await closed(silent)
+        await closed(reader)
+        dribbling.cancel()
+        await asyncio.wait([dribbling])
+        assert said < len(greeting), "it was through before it was cut off"
+
+    run(test, certs)
+
+
+def test_what_tls_shows(certs: Path, tmp_path: Path) -> None:
+    """HTTP/1.1 to who would speak HTTP/2, too; the certificate that the files have now; nothing in the clear, nothing
+    to who believes another CA."""
+    mine = certs_in(tmp_path / "mine")
+
+    async def shown(rig: Rig) -> int:
+        _, writer = await rig.connect()
+        tls: ssl.SSLObject = writer.get_extra_info("ssl_object")
+        assert tls.selected_alpn_protocol() == "http/1.1"
+        certificate = tls.getpeercert(binary_form=True)
+        assert certificate is not None
+        return x509.load_der_x509_certificate(certificate).serial_number
+
+    async def test(rig: Rig) -> None:
+        first = await shown(rig)
+        certs_in(mine)
+        second = await shown(rig)
+        assert second != first
+        await rig.serves()
+        reader, writer = await rig.connect(bare=True)
+        writer.write(HEALTH)
+        with suppress(ConnectionError):
+            assert not (await reader.read()).startswith(b"HTTP")
+        rig.certs = certs
+        with pytest.raises(ssl.SSLCertVerificationError):
+            await rig.connect()
+
+    run(test, mine)
+
+
+def test_the_last_word_is_heard(certs: Path) -> None:
+    """An answer after which the connection ends is whole, and TLS ends as it should; so does a client that ends it."""
+
+    async def test(rig: Rig) -> None:
+        reader, writer = await rig.connect(bare=True)
+        client = TlsClient(client_of(certs), NODE_NAME)
+        writer.write(client.begin())
+        while not client.ended:
+            data = await reader.read(1 << 16)
+            assert data, "cut off"
+            fresh = not client.heard
+            client.hear(data)
+            writer.write(client.take())
+            if fresh and not client.heard and client.shaken:
+                writer.write(client.say(HEALTH.replace(b"Host: x", b"Host: x\r\nContent-Length: 9")))
+        assert client.heard.startswith(b"HTTP/1.1 200")
+        assert client.heard.endswith(b"ok\n")
+        reader, writer = await rig.connect(bare=True)
+        client = TlsClient(client_of(certs), NODE_NAME)
+        writer.write(client.begin())
+        while not client.shaken:
+            client.hear(await reader.read(1 << 16))
+        writer.write(client.take() + client.say(HEALTH) + client.end())
+        client.hear(await reader.read())  # its socket is open still
+        assert client.heard.endswith(b"ok\n")
+
+    run(test, certs)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    good=st.lists(st.sampled_from([HEALTH, SCRAPE, b"GET "]), max_size=4),
+    then=st.sampled_from(["end", "garbage", "silence"]) | st.binary(max_size=60),
+)
+def test_no_bytes_within_tls_hurt(certs: Path, good: list[bytes], then: str | bytes) -> None:
+    """Requests, and in the same piece TLS's end, what is no TLS, or what is neither: nothing fails inside."""
+
+    async def test(rig: Rig) -> None:
+        reader, writer = await rig.connect(bare=True)
+        client = TlsClient(client_of(certs), NODE_NAME)
+        writer.write(client.begin())
+        while not client.shaken:
+            client.hear(await reader.read(1 << 16))
+        wire = client.take() + b"".join(client.say(piece) for piece in good)
+        match then:
+            case "end":
+                wire += client.end()
+            case "garbage":
+                wire += b"\x17\x03\x03\x00\x10" + bytes(16)
+            case bytes():
+                wire += then
+        writer.write(wire)
+        writer.write_eof()
+        await closed(reader)
+        await rig.serves()
+
+    run(test, certs)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -60,7 +60,7 @@ def test_every_panel_and_every_rule_has_data(tmp_path: Path) -> None:
             spec = LocalSpec(tmp_path / "data", nodes=3, routers=2, shards=8, tls=True)
             async with (
                 LocalCluster(spec) as cluster,
-                running_prometheus(tmp_path / "data" / "prometheus", tmp_path / "prometheus") as prometheus,
+                running_prometheus(tmp_path / "data" / "prometheus", tmp_path / "prom", tls=True) as prometheus,
             ):
                 loading = asyncio.create_task(load(cluster))
                 await until_scraped(cluster, prometheus)
@@ -87,7 +87,7 @@ def test_everybody_is_scraped_without_tls(tmp_path: Path) -> None:
         async with (
             asyncio.timeout(TEST_S_MAX),
             LocalCluster(LocalSpec(tmp_path / "data", nodes=1, shards=1)) as cluster,
-            running_prometheus(tmp_path / "data" / "prometheus", tmp_path / "prometheus") as prometheus,
+            running_prometheus(tmp_path / "data" / "prometheus", tmp_path / "prom", tls=False) as prometheus,
         ):
             await until_scraped(cluster, prometheus)
 

@@ -208,12 +208,13 @@ def test_files_and_objects_in_the_readme_exist() -> None:
 
 
 def test_probes_ask_the_operator_port() -> None:
-    """Of our processes: alive is that the loop turns, ready that it can work; nobody is killed while it starts."""
+    """Of our processes, over TLS: alive is that the loop turns, ready that it can work; nobody is killed while it
+    starts."""
     for name, _, container in containers():
         if container["image"] == IMAGE and not name.endswith("init"):
             asked = {of: probe["httpGet"] for of, probe in container.items() if of.endswith("Probe")}
-            health = {"path": "/healthz", "port": "metrics"}
-            ready = {"path": "/readyz", "port": "metrics"}
+            health = {"path": "/healthz", "port": "metrics", "scheme": "HTTPS"}
+            ready = {"path": "/readyz", "port": "metrics", "scheme": "HTTPS"}
             assert asked == {"startupProbe": health, "livenessProbe": health, "readinessProbe": ready}
 
 

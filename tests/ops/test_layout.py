@@ -41,6 +41,16 @@ def test_a_saved_layout_says_what_to_scrape(tmp_path: Path) -> None:
     assert found["etcd"][0]["targets"] == [layout.etcd[0].metrics_address]
 
 
+def test_a_scraper_finds_the_ca(tmp_path: Path) -> None:
+    """With TLS: beside what it scrapes, and always the one that there is now."""
+    layout = plan(tmp_path, tls=True)
+    (tmp_path / "certs").mkdir()
+    for written in ("first", "second"):
+        layout.save(tmp_path)
+        (tmp_path / "certs" / "ca.crt").write_text(written)
+        assert (tmp_path / "prometheus" / "ca.crt").read_text() == written
+
+
 def test_a_layout_of_before_gets_metrics_ports(tmp_path: Path) -> None:
     """A cluster that was made by a version without them goes on, on its ports."""
     layout = plan(tmp_path)

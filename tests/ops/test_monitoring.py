@@ -12,7 +12,7 @@ import yaml
 from tests.ops.deployment import GRAFANA, PROMETHEUS, containers, etcds, flags, mounts, of_kind, services, variables
 from tests.support.prometheus import binary
 
-CONFIGURATIONS = ["prometheus.yml", "compose.yml", "kubernetes.yml"]
+CONFIGURATIONS = ["prometheus.yml", "prometheus-tls.yml", "compose.yml", "kubernetes.yml"]
 JOBS = {"node", "router", "etcd"}
 """As the dashboards' queries name them."""
 
@@ -101,6 +101,7 @@ def test_pods_say_where_they_are_scraped() -> None:
         assert listen.rpartition(":")[2] == str(ports["metrics"])
         assert template["metadata"]["annotations"] == {
             "prometheus.io/scrape": "true",
+            "prometheus.io/scheme": "https" if "SEONCHAK_TLS_CERT" in variables(container) else "http",
             "prometheus.io/port": str(ports["metrics"]),
             "prometheus.io/path": "/metrics",
         }
@@ -110,21 +111,27 @@ def test_pods_say_where_they_are_scraped() -> None:
 
 
 def test_kubernetes_reads_what_pods_say() -> None:
-    """Every source of a relabelling is something that pods have: an annotation, a label, the name of a port."""
-    (job,) = config("kubernetes.yml")["scrape_configs"]
+    """Every source of a relabelling is something that pods have: an annotation, a name, the name of a port; a job's
+    pods are those of one component."""
+    jobs = {job["job_name"]: job for job in config("kubernetes.yml")["scrape_configs"]}
+    assert jobs.keys() == JOBS
+    for workload in of_kind("StatefulSet", "Deployment"):
+        metadata = workload["spec"]["template"]["metadata"]
+        reads_what_a_pod_says(jobs[metadata["labels"]["app.kubernetes.io/component"]], metadata)
+
+
+def reads_what_a_pod_says(job: Any, metadata: Any) -> None:
     (discovery,) = job["kubernetes_sd_configs"]
-    (template, *_) = (workload["spec"]["template"] for workload in of_kind("StatefulSet"))
-    metadata = template["metadata"]
 
     def meta(kind: str, names: Any) -> set[str]:
         return {f"__meta_kubernetes_pod_{kind}_{re.sub('[^a-zA-Z0-9_]', '_', name)}" for name in names}
 
     known = {f"__meta_kubernetes_pod_{what}" for what in ("name", "ip", "container_port_name")}
-    known |= meta("annotation", metadata["annotations"]) | meta("label", metadata["labels"])
+    known |= meta("annotation", metadata["annotations"])
     read = {name for rule in job["relabel_configs"] for name in rule["source_labels"]}
     assert read <= known
     assert meta("annotation", metadata["annotations"]) <= read
     given = {rule["target_label"] for rule in job["relabel_configs"] if "target_label" in rule}
-    assert given == {"__metrics_path__", "__address__", "job", "instance"}
-    name, _, value = discovery["selectors"][0]["label"].partition("=")
-    assert metadata["labels"][name] == value
+    assert given == {"__scheme__", "__metrics_path__", "__address__", "instance"}
+    selected = dict(label.split("=") for label in discovery["selectors"][0]["label"].split(","))
+    assert selected == metadata["labels"]

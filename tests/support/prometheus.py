@@ -64,31 +64,33 @@ class Prometheus:
         return await asyncio.to_thread(get)
 
 
-def _configure(targets: Path, directory: Path) -> None:
+def _configure(config: str, targets: Path, directory: Path) -> None:
     directory.mkdir()
     (directory / "targets").symlink_to(targets)
     for path in CONFIG.glob("*.yml"):
         text = path.read_text()
-        if path.name == "prometheus.yml":
+        if path.name == config:
             text, count = re.subn(r"(scrape_interval|scrape_timeout|evaluation_interval): \ds", r"\1: 1s", text)
             assert count == 3
         (directory / path.name).write_text(text)
 
 
 @asynccontextmanager
-async def running_prometheus(targets: Path, directory: Path) -> AsyncIterator[Prometheus]:
+async def running_prometheus(targets: Path, directory: Path, *, tls: bool) -> AsyncIterator[Prometheus]:
     """With the product's own configuration, but that it scrapes every second.
 
     Args:
+        tls: the one for a cluster with TLS.
         targets: a folder as `seonchak up` writes it.
         directory: a new one, for its files.
     """
-    _configure(targets, directory)
+    config = "prometheus-tls.yml" if tls else "prometheus.yml"
+    _configure(config, targets, directory)
     with ReservedPorts() as ports, (directory / "log").open("wb") as log:
         server = Prometheus(f"127.0.0.1:{ports.take()}")
         process = await asyncio.create_subprocess_exec(
             binary("prometheus"),
-            f"--config.file={directory / 'prometheus.yml'}",
+            f"--config.file={directory / config}",
             f"--storage.tsdb.path={directory / 'data'}",
             f"--web.listen-address={server.address}",
             stdout=log,
