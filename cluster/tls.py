@@ -1,8 +1,9 @@
 """A process's TLS identity: the files of its certificate, its key and the CA that it trusts.
 
-Whoever begins a connection asks for what the files say then, so that a new certificate needs no restart: connections
-that are open stay as they are, later ones use the new one. Files that do not fit together, as while they are being
-replaced one after the other, are not taken: what was good before stays. Who the other side is, `cluster.roles` reads.
+Whoever begins a connection, or wants to know when a certificate ends, asks for what the files say then, so that a new
+certificate needs no restart: connections that are open stay as they are, later ones use the new one. Files that do not
+fit together, as while they are being replaced one after the other, are not taken: what was good before stays. Who the
+other side is, `cluster.roles` reads.
 """
 
 import ssl
@@ -14,6 +15,7 @@ from typing import TypeAlias
 import grpc
 import grpc.aio
 import structlog
+from cryptography import x509
 
 log = structlog.get_logger()
 
@@ -50,6 +52,19 @@ class _Loaded:
     pem: Pem
     contexts: Mapping[str, ssl.SSLContext]
     """A server's, by what is spoken."""
+    not_after_s: float
+    ca_not_after_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class TlsState:
+    """What is in use. Times in seconds since the epoch: the earliest end of a file's certificates."""
+
+    not_after_s: float
+    ca_not_after_s: float
+    refused: bool
+    """The files hold something else, which cannot be used."""
+    reloads_refused: int
 
 
 class _Begun(ssl.SSLContext):
@@ -81,11 +96,18 @@ class TlsIdentity:
         """
         self._ca, self._cert, self._key = ca, cert, key
         self._refused: _Signature | None = None
+        """Of the files, while they cannot be used."""
+        self._reloads_refused = 0
         self._loaded = self._load(self._signature())
 
     def pem(self) -> Pem:
         """What the files say now."""
         return self._current().pem
+
+    def state(self) -> TlsState:
+        """With what the files say now."""
+        loaded = self._current()
+        return TlsState(loaded.not_after_s, loaded.ca_not_after_s, self._refused is not None, self._reloads_refused)
 
     def server_credentials(self, *, mutual: bool) -> grpc.ServerCredentials:
         """
@@ -121,12 +143,16 @@ class TlsIdentity:
 
     def _current(self) -> _Loaded:
         signature = self._signature()
-        if signature not in (self._loaded.signature, self._refused):
+        if signature == self._loaded.signature:
+            self._refused = None
+        elif signature != self._refused:
             try:
                 self._loaded = self._load(signature)
+                self._refused = None
                 log.info("certificate_reloaded", cert=str(self._cert))
             except TlsUnusable as error:
                 self._refused = signature
+                self._reloads_refused += 1
                 log.error("certificate_not_reloaded", cert=str(self._cert), why=str(error))
         return self._loaded
 
@@ -140,15 +166,21 @@ class TlsIdentity:
             for context in contexts.values():
                 context.load_cert_chain(self._cert, self._key, _no_password)
                 context.load_verify_locations(cadata=pem.ca.decode("ascii"))
+            ends = _not_after_s(pem.cert), _not_after_s(pem.ca)
         except (OSError, ValueError) as error:  # an ssl.SSLError is an OSError; neither says what is in the files
             raise TlsUnusable(f"{self._cert}, {self._key} and {self._ca}: {error}") from error
         if self._signature() != signature:
             raise TlsUnusable("the files changed while they were read")
-        return _Loaded(signature, pem, contexts)
+        return _Loaded(signature, pem, contexts, *ends)
 
 
 def _configuration(pem: Pem) -> grpc.ServerCertificateConfiguration:
     return grpc.ssl_server_certificate_configuration([(pem.key, pem.cert)], pem.ca)
+
+
+def _not_after_s(pem: bytes) -> float:
+    """Raises ValueError: there is no certificate in it, or one that cannot be read."""
+    return min(certificate.not_valid_after_utc.timestamp() for certificate in x509.load_pem_x509_certificates(pem))
 
 
 def _signature(path: Path) -> tuple[int, int, int]:

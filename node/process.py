@@ -12,6 +12,7 @@ import structlog
 from grpc_health.v1 import health_pb2_grpc
 
 from cluster.attach import Cluster, Expectation, attach
+from cluster.certificates import Certificates
 from cluster.clock import Clock, SystemClock
 from cluster.config import ConfigMismatch
 from cluster.etcd import GrpcEtcd
@@ -195,6 +196,7 @@ async def _operator_port(
     registry = registry_of(
         Process("node", settings.node_id, config.cluster_id, config.shards, config.journal),
         times,
+        Certificates(tls),
         metrics,
         NodeView(member, metrics, lease_ttl_s=settings.lease_ttl_s, shard_calls_max=settings.shard_calls_max),
         *sources,

@@ -394,6 +394,25 @@ CLUSTER = (
         ),
         unit="bytes",
     ),
+    Panel(
+        "Certificates end in",
+        (
+            Query(
+                "min by (job, certificate) (seonchak_certificate_not_after_timestamp_seconds) - time()",
+                "{{certificate}}, {{job}}",
+            ),
+        ),
+        unit="s",
+        description="Where there is TLS: what nodes and routers show, and the CA that they believe.",
+    ),
+    Panel(
+        "Certificates not taken",
+        (
+            Query("sum by (instance) (seonchak_certificate_refused)", "{{instance}}"),
+            Query("sum(increase(seonchak_certificate_reloads_refused_total[5m]))", "attempts"),
+        ),
+        description="Files that have changed and cannot be used.",
+    ),
 )
 
 CAMPAIGN = {

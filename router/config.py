@@ -104,9 +104,9 @@ class RouterSettings(TlsSettings):
         return Rate(self.user_rate_per_s, self.user_burst) if self.user_rate_per_s else None
 
     def public_tls_identity(self) -> "TlsIdentity | None":
-        """Raises TlsUnusable."""
+        """None: the process's own. Raises TlsUnusable."""
         if self.tls_ca is None or self.public_tls_cert is None or self.public_tls_key is None:
-            return self.tls_identity()
+            return None
         from cluster.tls import TlsIdentity
 
         return TlsIdentity(self.tls_ca, self.public_tls_cert, self.public_tls_key)

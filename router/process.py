@@ -12,6 +12,7 @@ import structlog
 
 from cluster.attach import Cluster, Expectation, attach
 from cluster.audit_log import AuditLog, audit_log
+from cluster.certificates import Certificates
 from cluster.etcd import GrpcEtcd
 from cluster.identity import identity_of
 from cluster.metrics import EtcdTimes, Process, Source, registry_of
@@ -99,7 +100,7 @@ async def _serve(
         )
     make_server = AioServer if settings.server == "grpcio" else ApiServer
     limited = server_settings(settings)
-    server = make_server(service, limited, public_tls, access, audit)
+    server = make_server(service, limited, public_tls or tls, access, audit)
     address = server.listen(settings.listen)
     hello = node_pb2.Hello(identity=identity_of(cluster.config), router_id=settings.router_id)
     transport = GrpcNodes(tls)
@@ -119,7 +120,8 @@ async def _serve(
 
     readiness = Readiness(server.health, not_ready)
     topology = TopologyFollower(etcd, keys, dispatcher, make_link, readiness.refresh)
-    port = await _operator_port(settings, tls, cluster, etcd, (metrics, RouterView(dispatcher, audit)), not_ready)
+    sources = (Certificates(tls, public_tls), metrics, RouterView(dispatcher, audit))
+    port = await _operator_port(settings, tls, cluster, etcd, sources, not_ready)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)

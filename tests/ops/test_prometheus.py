@@ -8,10 +8,12 @@ from shutil import copytree
 import pytest
 from prometheus_client import generate_latest
 
+from cluster.certificates import Certificates
 from cluster.metrics import EtcdTimes, Process, registry_of
 from node.metered_disk import SyncTimes
 from node.metrics import NodeMetrics
 from router.metrics import RouterMetrics
+from tests.support.certs import certs_in, identity
 from tests.support.prometheus import CONFIG, binary
 
 ALERTS = (CONFIG / "alerts.yml").read_text()
@@ -66,9 +68,10 @@ def test_a_broken_alert_is_noticed(tmp_path: Path, name: str, expr: str) -> None
     assert f'FAILED:\n    expr: "ALERTS{{alertname=\\"{name}\\"' in tested.stderr
 
 
-def test_names_are_as_prometheus_wants_them() -> None:
+def test_names_are_as_prometheus_wants_them(tmp_path: Path) -> None:
     """promtool's lint: units, suffixes, words. Both processes' counters, as they are before the first call."""
-    sources = (Process("node", "a", "b", 8, "etcd"), EtcdTimes(), NodeMetrics(), SyncTimes())
+    certificates = Certificates(identity(certs_in(tmp_path), "node"))
+    sources = (Process("node", "a", "b", 8, "etcd"), EtcdTimes(), certificates, NodeMetrics(), SyncTimes())
     for found in (sources, (Process("router", "a", "b", 8, "etcd"), RouterMetrics())):
         text = generate_latest(registry_of(*found)).decode()
         ours = "".join(line for line in text.splitlines(keepends=True) if "seonchak_" in line)
