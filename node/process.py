@@ -144,7 +144,7 @@ async def _serve(
     health = NodeHealth()
     member = Member(parts, health.refresh)
     add_services(server, NodeServer(member, identity), health)
-    port = await _operator_port(settings, tls, cluster, etcd, member, metrics, sources)
+    port = await _operator_port(settings, tls, cluster, etcd, member, metrics, (space, *sources))
     await server.start()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -5,14 +5,16 @@ before, while the coupons of campaigns that exist are granted on. Changes nothin
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import NoReturn
 
 import structlog
+from prometheus_client.metrics_core import Metric
 
 from cluster.kv import StoreSize
+from cluster.metrics import gauge
 from cluster.session import EtcdClient
 
 log = structlog.get_logger()
@@ -63,6 +65,17 @@ class EtcdSpace:
         self._quota_bytes = quota_bytes
         self._check_s = check_s
         self.fill: Fill | None = None
+
+    def families(self) -> Iterator[Metric]:
+        """Implements cluster.metrics.Source. Nothing before etcd has said it: 0 bytes would be a lie."""
+        if self.fill is not None:
+            yield gauge(
+                "etcd_database_bytes",
+                "Of the fullest member of etcd that this node hears, as its quota counts.",
+                values=self.fill.db_bytes,
+            )
+            yield gauge("etcd_database_in_use_bytes", "The same without free pages.", values=self.fill.in_use_bytes)
+            yield gauge("etcd_quota_bytes", "Of that member, or etcd_quota_bytes.", values=self.fill.quota_bytes)
 
     def has_room(self) -> bool:
         """For another campaign."""

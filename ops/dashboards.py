@@ -179,7 +179,7 @@ CLUSTER = (
     Panel("Coupons", (Query("sum(seonchak_coupons)"),), kind="stat", width=4, height=4),
     Panel(
         "etcd's database",
-        (Query("max(instance:etcd_database:share)"),),
+        (Query("cluster:etcd_database:share"),),
         kind="stat",
         unit="percentunit",
         width=4,

@@ -13,6 +13,7 @@ from node.space import EtcdSpace, Level, fullest
 from tests.fakes import virtual_time
 from tests.fakes.etcd import FakeEtcd
 from tests.fakes.etcd_faults import Script
+from tests.metrics.reading import said
 
 QUOTA = 1_000_000
 
@@ -51,6 +52,24 @@ def test_the_fullest_member_counts() -> None:
     assert fullest([], 100) is None
 
 
+def test_what_was_heard_is_handed_out() -> None:
+    """Of the fullest member; nothing before any has answered."""
+
+    async def main() -> None:
+        etcd = FakeEtcd()
+        client = EtcdClient(["etcd:1"], etcd.connect, rng=random.Random(1))
+        space = EtcdSpace(client, quota_bytes=QUOTA, check_s=10.0)
+        assert said(space) == {}
+        space.fill = fullest([StoreSize(10, 9, 0), StoreSize(60, 50, 80)], QUOTA)
+        assert said(space) == {
+            ("etcd_database_bytes",): 60,
+            ("etcd_database_in_use_bytes",): 50,
+            ("etcd_quota_bytes",): 80,
+        }
+
+    run(main)
+
+
 def test_it_is_said_once_and_taken_back() -> None:
     """LOW, then SCARCE, each once however often it is looked; when there is room again campaigns may begin again."""
 
@@ -75,8 +94,8 @@ def test_it_is_said_once_and_taken_back() -> None:
             assert not await filled(0.75)
             assert await filled(0.2)
             watching.cancel()
-        said = [(line["event"], line["log_level"]) for line in logs if line["event"].startswith("etcd_space")]
-        assert said == [("etcd_space_low", "warning"), ("etcd_space_scarce", "error"), ("etcd_space_ample", "info")]
+        told = [(line["event"], line["log_level"]) for line in logs if line["event"].startswith("etcd_space")]
+        assert told == [("etcd_space_low", "warning"), ("etcd_space_scarce", "error"), ("etcd_space_ample", "info")]
 
     run(main)
 
