@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import ssl
+import shutil
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -91,6 +92,8 @@ class Pod:
         """Its variables, of which later ones may name earlier ones."""
         found: dict[str, str] = {}
         for variable in self._container.get("env", []):
+            if variable.get("valueFrom", {}).get("configMapKeyRef", {}).get("optional"):
+                continue  # there is none as a rule
             value = variable.get("value", self.name)  # what comes from the pod is its name
             found[variable["name"]] = self._expand(value, found)
         return found
@@ -112,6 +115,10 @@ class Pod:
             argv = [str(find_etcd().path), *(self._expand(word, given) for word in self._container["command"][1:])]
             says_ready = False
         return self._machine.child(self.name, argv, given, self._volumes, says_ready=says_ready)
+
+    async def etcdctl(self, *words: str) -> str:
+        """`kubectl exec POD -- etcdctl ...`"""
+        return await ends_well(["etcdctl", *(self._machine.here(self.name, word) for word in words)], self.env())
 
     async def run(self) -> None:
         """A Job's."""
@@ -168,6 +175,8 @@ def test_the_commands_make_a_cluster(tmp_path: Path) -> None:
                         stack.push_async_callback(child.stop, 20)
                     await asyncio.gather(*(pod.probed() for pod in found))
                     await asyncio.gather(*(pod.scraped(tmp_path / "certs") for pod in found))
+                    if component == "etcd" and shutil.which("etcdctl") is not None:
+                        await found[0].etcdctl("--endpoints", "127.0.0.1:2379", "endpoint", "health")
                 assert "exec --namespace seonchak deployment/seonchak-router -- seonchak status\n" in README
                 status = json.loads(await ends_well(seonchak(["status", "--json"]), found[0].env()))
                 assert [node["error"] for node in status["nodes"]] == [""] * 3

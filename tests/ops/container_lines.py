@@ -33,7 +33,7 @@ FLAGS: Mapping[str, tuple[str, str]] = {
         "--scale",
     ),
     # etcd.io/docs/v3.6/op-guide
-    "etcd": ("--force-new-cluster", ""),
+    "etcd": ("--force-new-cluster", "--name --data-dir --listen-client-urls --advertise-client-urls"),
     "etcdctl alarm disarm": ("", ""),
     "etcdctl defrag": ("", ""),
     "etcdctl endpoint status": ("--cluster", ""),
@@ -46,11 +46,11 @@ FLAGS: Mapping[str, tuple[str, str]] = {
     # kubernetes.io/docs/reference/kubectl
     "kubectl apply": ("", "--filename"),
     "kubectl cordon": ("", ""),
-    "kubectl create configmap": ("", "--from-file --dry-run --output"),
+    "kubectl create configmap": ("", "--from-file --from-literal --dry-run --output"),
     "kubectl create job": ("", "--from"),
     "kubectl create namespace": ("", ""),
     "kubectl create secret generic": ("", "--from-file --dry-run --output"),
-    "kubectl delete": ("", "--selector"),
+    "kubectl delete": ("", "--wait"),
     "kubectl drain": ("--ignore-daemonsets", ""),
     "kubectl exec": ("", ""),
     "kubectl logs": ("", "--selector --tail"),
