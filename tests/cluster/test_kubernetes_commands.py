@@ -5,8 +5,8 @@ import json
 import os
 import re
 import shlex
-import ssl
 import shutil
+import ssl
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
