@@ -36,6 +36,7 @@ FLAGS: Mapping[str, tuple[str, str]] = {
     "etcd": ("--force-new-cluster", "--name --data-dir --listen-client-urls --advertise-client-urls"),
     "etcdctl alarm disarm": ("", ""),
     "etcdctl defrag": ("", ""),
+    "etcdctl endpoint health": ("", ""),
     "etcdctl endpoint status": ("--cluster", ""),
     "etcdctl member add": ("", "--peer-urls"),
     "etcdctl member list": ("", ""),

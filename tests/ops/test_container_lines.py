@@ -1,11 +1,12 @@
 """Every docker, etcdctl and kubectl line in the documents is one that the tool takes, of things that exist."""
 
 import re
+import shlex
 
 import pytest
 
 from tests.ops.container_lines import FLAGS, wrong
-from tests.ops.deployment import ROOT
+from tests.ops.deployment import ROOT, etcds
 
 DOCUMENTS = ["README.md", "ops/RUNBOOK.md", "ops/kubernetes/README.md", "docs/backup.md", "docker-compose.yml"]
 TOOLS = "|".join(sorted({name.split()[0] for name in FLAGS} - {"etcd"}))
@@ -26,6 +27,14 @@ def test_every_line_would_be_taken(document: str) -> None:
     found = lines_of((ROOT / document).read_text())
     assert found or document == "docs/backup.md"
     assert not [f"{line}: {what}" for line in found for what in wrong(line)]
+
+
+@pytest.mark.parametrize("name", etcds())
+def test_etcd_is_asked_what_etcdctl_knows(name: str) -> None:
+    """It ends with 0, and its help, if it does not."""
+    kind, *words = etcds()[name]["healthcheck"]["test"]
+    assert kind == "CMD"
+    assert not wrong(shlex.join(words))
 
 
 @pytest.mark.parametrize(
