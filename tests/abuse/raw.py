@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 
 from router.http2 import frames
 from tests.router.http2.talk import HELLO, Frame
+from tests.support.tls_client import TlsClient
 
 _READ_BYTES = 1 << 16
+_HANDSHAKES_AT_A_TIME = 16
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,17 @@ async def dial(target: Target, hello: bytes = HELLO, *, receive_bytes: int | Non
     return raw
 
 
+def _is_open(sock: socket.socket) -> bool:
+    try:
+        while sock.recv(_READ_BYTES):
+            pass
+    except BlockingIOError:
+        return True
+    except ConnectionError:
+        pass
+    return False
+
+
 class Crowd:
     """Thousands of sockets that say nothing but a greeting, if that. As cheap as they can be: no streams, no tasks."""
 
@@ -165,6 +178,35 @@ class Crowd:
             await loop.sock_connect(sock, target.place)
             if hello:
                 sock.send(hello)
+
+    async def speak(self, target: Target, count: int, hello: bytes) -> None:
+        """Each shakes hands, says `hello` within TLS, and is answered; from then on its side of TLS is forgotten."""
+        coming = iter(range(count))
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(_HANDSHAKES_AT_A_TIME):
+                tasks.create_task(self._speak_each(target, coming, hello))
+
+    async def _speak_each(self, target: Target, coming: Iterable[int], hello: bytes) -> None:
+        assert target.tls is not None
+        loop = asyncio.get_running_loop()
+        for _ in coming:
+            sock = socket.socket()
+            sock.setblocking(False)
+            self.sockets.append(sock)
+            await loop.sock_connect(sock, target.place)
+            client = TlsClient(target.tls, "localhost")
+            out = client.begin()
+            while not client.heard:
+                await loop.sock_sendall(sock, out)
+                came = await loop.sock_recv(sock, _READ_BYTES)
+                assert came, "it is not let in"
+                shaken = client.shaken
+                client.hear(came)
+                out = client.take() + (client.say(hello) if client.shaken and not shaken else b"")
+
+    def staying(self) -> int:
+        """How many of them the server has not let go. What it has said to them meanwhile is gone."""
+        return sum(map(_is_open, self.sockets))
 
     async def heard(self) -> int:
         """How many of them the server has spoken to, or let go; waits for each."""
