@@ -7,7 +7,7 @@ only when somebody scrapes: a `Source` makes its families then, from what was re
 import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Protocol, TypeVar
 
@@ -198,12 +198,14 @@ class Process:
     cluster_id: str
     shards: int
     journal: str
+    version: str = field(default_factory=lambda: version("seonchak"))
+    """Looked up once: it means reading the package's metadata."""
 
     def families(self) -> Iterator[Metric]:
         yield info(
             "build",
             "The version of Seonchak that runs.",
-            {"version": version("seonchak"), "role": self.role, "name": self.name},
+            {"version": self.version, "role": self.role, "name": self.name},
         )
         yield info("cluster", "The cluster.", {"cluster_id": self.cluster_id, "journal": self.journal})
         yield gauge("cluster_shards", "How many shards the cluster has, for ever.", values=self.shards)

@@ -74,7 +74,8 @@ class NodeView:
         )
         yield gauge(
             "shard_epoch",
-            "The fencing token of a shard that this node has in hand: the revision at which it became the owner.",
+            "The owner key's revision in the epoch of a shard that this node has in hand: it rises with each takeover"
+            " and handover, until a restore raises the cluster's incarnation, the epoch's first part.",
             ("shard",),
             {(str(shard.id),): shard.epoch.revision for shard in held},
         )

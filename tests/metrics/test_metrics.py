@@ -12,6 +12,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from cluster.metrics import CALLS, EtcdTimes, Histogram, Lately, Process, counter, histogram, info, registry_of
 from node.metrics import NodeMetrics
+from tests.metrics.reading import said
 
 
 def test_a_value_on_a_bound_counts_below_it() -> None:
@@ -84,6 +85,17 @@ def test_a_process_tells_its_version_and_itself() -> None:
     assert re.search(r'^seonchak_build_info\{name="node-1",role="node",version="\d[^"]*"\} 1\.0$', text, re.MULTILINE)
     for name in ("seonchak_cluster_shards 64.0", "process_cpu_seconds_total", "python_info", "python_gc_collections"):
         assert name in text
+
+
+def test_a_scrape_reads_no_metadata(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The version is what it was when the process began."""
+    process = Process("node", "node-1", "c0ffee", 64, "etcd")
+
+    def version(name: str) -> str:
+        raise AssertionError(f"the metadata of {name} was read again")
+
+    monkeypatch.setattr("cluster.metrics.version", version)
+    assert [fact for fact in said(process) if fact[0] == "build_info"]
 
 
 @pytest.mark.parametrize("bounds", [(2.0, 1.0), (1.0, 1.0)])
