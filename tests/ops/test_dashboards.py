@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from cryptography import x509
 
-from ops.credentials import Credentials
-from ops.dashboards import DIRECTORY, dashboards, text_of
+from ops.credentials import ANYBODY, Credentials
+from ops.dashboards import CLUSTER, DIRECTORY, SYNCS, dashboards, text_of
 from ops.layout import certs_dir
 from ops.load import LoadSpec, run_load
 from ops.local import LocalCluster, LocalSpec
@@ -88,25 +88,35 @@ def test_every_panel_and_every_rule_has_data(tmp_path: Path) -> None:
 
 
 @pytest.mark.cluster
-def test_everybody_is_scraped_without_tls(tmp_path: Path) -> None:
-    """As above, of a cluster that has none."""
+def test_without_tls_everybody_is_scraped_and_files_have_their_panels(tmp_path: Path) -> None:
+    """What is shown of a journal is shown of files as well, and of the disk's syncs what the nodes say."""
     binary("prometheus")
 
     async def main() -> None:
+        spec = LocalSpec(tmp_path / "data", nodes=1, routers=1, shards=2, journal="file")
         async with (
             asyncio.timeout(TEST_S_MAX),
-            LocalCluster(LocalSpec(tmp_path / "data", nodes=1, shards=1)) as cluster,
+            LocalCluster(spec) as cluster,
             running_prometheus(tmp_path / "data" / "prometheus", tmp_path / "prom", tls=False) as prometheus,
         ):
+            loading = asyncio.create_task(load(cluster))
             await until_scraped(cluster, prometheus)
+            exprs = {query.expr for panel in CLUSTER for query in panel.queries if "journal" in query.expr}
+            assert {expr for expr in exprs if SYNCS in expr}
+            for expr in exprs:
+                await has_data(prometheus, expr, "Cluster", job="node" if SYNCS in expr else "")
+            loading.cancel()
+            await asyncio.wait([loading])
+            assert loading.cancelled(), loading.exception()
 
     asyncio.run(main())
 
 
 async def load(cluster: LocalCluster) -> None:
-    """Campaigns that sell out, one after the other: calls to one router, streams to the other."""
-    first, second = cluster.layout.router_addresses
-    who = Credentials((certs_dir(cluster.spec.data_dir) / "ca.crt").read_bytes())
+    """Campaigns that sell out, one after the other: calls to the first router, streams to the last."""
+    first, second = cluster.layout.router_addresses[0], cluster.layout.router_addresses[-1]
+    ca = certs_dir(cluster.spec.data_dir) / "ca.crt"
+    who = Credentials(ca.read_bytes()) if cluster.spec.tls else ANYBODY
     async with who.aio_channel(first) as channel:
         stub = CouponServiceStub(channel)
         number = 0
@@ -156,13 +166,15 @@ async def all_say_when_certificates_end(cluster: LocalCluster, prometheus: Prome
     assert said == wanted
 
 
-async def has_data(prometheus: Prometheus, expr: str, where: str) -> None:
-    """At least one sample that is a number."""
+async def has_data(prometheus: Prometheus, expr: str, where: str, job: str = "") -> None:
+    """At least one sample that is a number; of that job, if one is named."""
     expr = expr.replace("$__rate_interval", "20s").replace("$campaign", ".*")
 
     async def found() -> bool:
         samples = await prometheus.query(expr)
-        return any(not math.isnan(float(sample["value"][1])) for sample in samples)
+        return any(
+            not math.isnan(float(sample["value"][1])) and job in ("", sample["metric"].get("job")) for sample in samples
+        )
 
     await until(found, f"{where}: no data for {expr}")
 
