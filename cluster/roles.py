@@ -23,8 +23,11 @@ def uri_of(role: Role, name: str) -> str:
 
 def role_of(auth_context: Mapping[str, Iterable[bytes]]) -> Role | None:
     """The role of a gRPC call's peer; None: its certificate names none, or not one alone."""
-    named = [uri.decode() for uri in auth_context.get("peer_uri", ()) if uri.startswith(_SCHEME.encode())]
-    if len(named) != 1:
-        return None
-    role, _, name = named[0].removeprefix(_SCHEME).partition("/")
+    role, _, name = uri_in(auth_context).removeprefix(_SCHEME).partition("/")
     return _ROLES.get(role) if name else None
+
+
+def uri_in(auth_context: Mapping[str, Iterable[bytes]]) -> str:
+    """What the certificate of a gRPC call's peer says: role and name; empty: nothing, or more than one."""
+    named = [uri.decode() for uri in auth_context.get("peer_uri", ()) if uri.startswith(_SCHEME.encode())]
+    return named[0] if len(named) == 1 else ""

@@ -8,7 +8,9 @@ import grpc
 import grpc.aio
 import structlog
 
+from cluster.audit_log import AuditLog
 from cluster.identity import mismatch
+from cluster.roles import uri_in
 from cluster.types import Incarnation, Revision, ShardId
 from node.commands import Answer, CampaignPage, GetCampaign, Reason, Refused
 from node.keeper import NotHandedOver
@@ -41,6 +43,7 @@ class NodeServer(node_pb2_grpc.NodeServiceServicer):
     def __init__(self, member: Member, identity: node_pb2.ClusterIdentity) -> None:
         self._member = member
         self._identity = identity
+        self._audit = AuditLog()
 
     # --- calls --------------------------------------------------------------------------------------------------------
 
@@ -177,8 +180,13 @@ class NodeServer(node_pb2_grpc.NodeServiceServicer):
         life = await self._life(context)
         if request.incarnation != str(life.me):
             await _abort(context, grpc.StatusCode.FAILED_PRECONDITION, f"this is {life.me}")
-        log.info("drain_requested", peer=context.peer())
+        who = uri_in(context.auth_context()) or context.peer()
+        try:
+            act = self._audit.begin(who=who, what="Drain", peer=context.peer(), node=str(life.me))
+        except OSError as error:
+            await _abort(context, grpc.StatusCode.UNAVAILABLE, f"the audit log cannot be written: {error}")
         self._member.drain()
+        act.end("OK")
         return node_pb2.DrainResponse()
 
     async def GetStatus(  # noqa: N802

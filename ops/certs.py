@@ -6,7 +6,8 @@ DIR/
   router.crt, .key        the routers': towards clients, nodes and etcd
   node.crt, .key          the nodes': towards routers, each other and etcd
   etcd.crt, .key          the etcd members', towards each other too
-  operator.crt, .key      of `seonchak status`, `drain`, `key`, `init` and `verify`: at etcd and at the nodes
+  operator.crt, .key      of the operator's commands (`seonchak init`, `status`, `drain`, `key`, `verify`, `backup` and
+                          `restore`): at etcd and at the nodes
 
 Callers of the API need none of it but ca.crt.
 """

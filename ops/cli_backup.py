@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ops.cli_audit import AuditOption, audited
 from ops.cli_common import DEFAULT_DATA_DIR, JsonOption, fail, print_json
 from ops.cli_identity import operator
 
@@ -32,6 +33,7 @@ def backup(
     journal_dir: JournalDirOption = None,
     key_prefix: KeyPrefixOption = "seonchak/",
     verify: Annotated[bool, typer.Option("--verify", help="Judge what was written by every rule of `verify`.")] = False,
+    audit_log: AuditOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write a cluster's configuration, code keys and journal into DIRECTORY, while it runs or not."""
@@ -44,28 +46,30 @@ def backup(
     from ops.reread import Unreadable
     from ops.verify import NothingToVerify, Source
 
-    try:
-        if data_dir is None and etcd is not None:
-            source = Source(tuple(etcd.split(",")), key_prefix, journal_dir, operator())
-            manifest = asyncio.run(taking.take_backup(source, directory, audit=verify))
-        else:
-            place = data_dir or Path(DEFAULT_DATA_DIR)
-            manifest = asyncio.run(taking.back_up_data_dir(place, directory, audit=verify))
-    except TimeoutError:
-        fail("etcd does not answer", as_json=as_json)
-    except (
-        BackupExists,
-        taking.BadJournal,
-        Unreadable,
-        NothingToVerify,
-        ConfigMismatch,
-        LayoutMismatch,
-        DataDirInUse,
-        EtcdNotFound,
-        ChildFailed,
-        OSError,
-    ) as error:
-        fail(str(error), as_json=as_json)
+    with audited(audit_log, "Backup", as_json=as_json, directory=str(directory.absolute())) as entry:
+        try:
+            if data_dir is None and etcd is not None:
+                source = Source(tuple(etcd.split(",")), key_prefix, journal_dir, operator())
+                manifest = asyncio.run(taking.take_backup(source, directory, audit=verify))
+            else:
+                place = data_dir or Path(DEFAULT_DATA_DIR)
+                manifest = asyncio.run(taking.back_up_data_dir(place, directory, audit=verify))
+        except TimeoutError:
+            fail("etcd does not answer", as_json=as_json)
+        except (
+            BackupExists,
+            taking.BadJournal,
+            Unreadable,
+            NothingToVerify,
+            ConfigMismatch,
+            LayoutMismatch,
+            DataDirInUse,
+            EtcdNotFound,
+            ChildFailed,
+            OSError,
+        ) as error:
+            fail(str(error), as_json=as_json)
+        entry["cluster"] = manifest.cluster_id
     if as_json:
         print_json(_manifest_json(manifest))
     else:
@@ -87,6 +91,7 @@ def restore(
     with_keys: Annotated[
         bool, typer.Option("--with-keys", help="API keys too, also those that were revoked after the backup.")
     ] = False,
+    audit_log: AuditOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make an empty etcd (and journal directory) the cluster that DIRECTORY holds. Start nothing before it is done."""
@@ -100,37 +105,41 @@ def restore(
 
     if data_dir is None and etcd is None:
         raise typer.BadParameter("say where to: --etcd, or --data-dir")
-    try:
-        kept = Backup(directory)
-        if data_dir is not None:
-            work = restoring.restore_data_dir(
-                kept,
-                data_dir,
-                etcd_members_count=etcd_members,
-                tls=tls,
-                generation=generation,
-                with_keys=with_keys,
-            )
-        else:
-            assert etcd is not None
-            target = Source(tuple(etcd.split(",")), key_prefix, journal_dir, operator())
-            work = restoring.restore(kept, target, generation=generation, with_keys=with_keys)
-        restored = asyncio.run(work)
-    except TimeoutError:
-        fail("etcd does not answer", as_json=as_json)
-    except (EtcdUnavailable, EtcdRefused) as error:
-        fail(f"etcd: {error}; begin again, with an empty one", as_json=as_json)
-    except (
-        BackupDamaged,
-        restoring.NotEmpty,
-        restoring.NoGenerationLeft,
-        restoring.RestoreFailed,
-        ConfigMismatch,
-        EtcdNotFound,
-        ChildFailed,
-        OSError,
-    ) as error:
-        fail(str(error), as_json=as_json)
+    details = {"directory": str(directory.absolute()), "with_keys": "yes" if with_keys else "no"}
+    with audited(audit_log, "Restore", as_json=as_json, **details) as entry:
+        try:
+            kept = Backup(directory)
+            if data_dir is not None:
+                work = restoring.restore_data_dir(
+                    kept,
+                    data_dir,
+                    etcd_members_count=etcd_members,
+                    tls=tls,
+                    generation=generation,
+                    with_keys=with_keys,
+                )
+            else:
+                assert etcd is not None
+                target = Source(tuple(etcd.split(",")), key_prefix, journal_dir, operator())
+                work = restoring.restore(kept, target, generation=generation, with_keys=with_keys)
+            restored = asyncio.run(work)
+        except TimeoutError:
+            fail("etcd does not answer", as_json=as_json)
+        except (EtcdUnavailable, EtcdRefused) as error:
+            fail(f"etcd: {error}; begin again, with an empty one", as_json=as_json)
+        except (
+            BackupDamaged,
+            restoring.NotEmpty,
+            restoring.NoGenerationLeft,
+            restoring.RestoreFailed,
+            ConfigMismatch,
+            EtcdNotFound,
+            ChildFailed,
+            OSError,
+        ) as error:
+            fail(str(error), as_json=as_json)
+        entry["cluster"] = restored.manifest.cluster_id
+        entry["incarnation"] = str(restored.cluster_incarnation)
     if as_json:
         print_json(_restored_json(restored, with_keys=with_keys))
     else:

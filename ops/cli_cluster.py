@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ops.cli_audit import AuditOption, audited
 from ops.cli_common import DEFAULT_DATA_DIR, JsonOption, console, fail, print_json, print_table
 from ops.cli_identity import operator
 from ops.cli_process import configure_logging, print_ready
@@ -105,6 +106,7 @@ def init(
     journal: JournalOption = JournalChoice.ETCD,
     key_prefix: Annotated[str, typer.Option(envvar="SEONCHAK_KEY_PREFIX", help="Of everything in etcd.")] = "seonchak/",
     timeout: Annotated[float, typer.Option(min=0.001, help="Seconds that etcd may take.")] = 10.0,
+    audit_log: AuditOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make a cluster: write its configuration and its code key into etcd, once. Repeating it changes nothing."""
@@ -112,12 +114,15 @@ def init(
     from cluster.kv import EtcdRefused, EtcdUnavailable
 
     tls = operator()
-    try:
-        config, made = asyncio.run(_init(etcd.split(","), tls, key_prefix, shards, journal.kind, timeout))
-    except (TimeoutError, EtcdUnavailable):
-        fail("etcd does not answer; it is safe to repeat this", as_json=as_json)
-    except (ConfigMismatch, EtcdRefused) as error:
-        fail(str(error), as_json=as_json)
+    with audited(audit_log, "Init", as_json=as_json, etcd=etcd) as entry:
+        try:
+            config, made = asyncio.run(_init(etcd.split(","), tls, key_prefix, shards, journal.kind, timeout))
+        except (TimeoutError, EtcdUnavailable):
+            fail("etcd does not answer; it is safe to repeat this", as_json=as_json)
+        except (ConfigMismatch, EtcdRefused) as error:
+            fail(str(error), as_json=as_json)
+        entry["cluster"] = config.cluster_id
+        entry["made"] = "yes" if made else "no"
     if as_json:
         print_json({"created": made, **_config_json(config)})
     else:
@@ -222,6 +227,7 @@ def drain(
     data_dir: DataDirOption = None,
     key_prefix: KeyPrefixOption = "seonchak/",
     timeout: Annotated[float, typer.Option(min=0.001, help="Seconds to wait for its end.")] = 30.0,
+    audit_log: AuditOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Have NODE hand all its shards over and end with exit code 0, as SIGTERM does. Returns when it is done."""
@@ -231,11 +237,13 @@ def drain(
     from ops.drain import NotDrained, drain_node
     from ops.layout import LayoutMismatch
 
-    try:
-        endpoints, tls = etcd_of(etcd, data_dir)
-        owned = asyncio.run(drain_node(endpoints, key_prefix, NodeId(node), timeout, tls))
-    except (ConfigMismatch, LayoutMismatch, TlsUnusable, NotDrained) as error:
-        fail(str(error), as_json=as_json)
+    with audited(audit_log, "Drain", as_json=as_json, node=node) as entry:
+        try:
+            endpoints, tls = etcd_of(etcd, data_dir)
+            owned = asyncio.run(drain_node(endpoints, key_prefix, NodeId(node), timeout, tls))
+        except (ConfigMismatch, LayoutMismatch, TlsUnusable, NotDrained) as error:
+            fail(str(error), as_json=as_json)
+        entry["shards"] = str(owned)
     if as_json:
         print_json({"node": node, "shards": owned})
     else:

@@ -1,17 +1,14 @@
 """`seonchak key create|list|revoke`: who may call the routers."""
 
 import asyncio
-import getpass
-import os
-import sys
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from ops.cli_audit import AuditOption, audited
 from ops.cli_cluster import DataDirOption, EtcdOption, KeyPrefixOption, etcd_of
 from ops.cli_common import JsonOption, fail, print_json, print_table
 
@@ -30,9 +27,6 @@ class RoleChoice(StrEnum):
 
 
 TimeoutOption = Annotated[float, typer.Option(min=0.001, help="Seconds that etcd may take.")]
-AuditOption = Annotated[
-    Path | None, typer.Option(envvar="SEONCHAK_AUDIT_LOG", help="A file that says who did it. Default: stderr.")
-]
 
 
 @app.command()
@@ -51,7 +45,7 @@ def create(
     from ops.keys import create_key
 
     roles = frozenset(KeyRole(one) for one in role)
-    with _audit(audit_log, "CreateKey", as_json=as_json, roles=" ".join(sorted(roles)), note=note) as entry:
+    with audited(audit_log, "CreateKey", as_json=as_json, roles=" ".join(sorted(roles)), note=note) as entry:
         key_id, key = _ask(
             lambda client, keys: create_key(client, keys, roles, note),
             *(etcd, data_dir, key_prefix, timeout),
@@ -101,7 +95,7 @@ def revoke(
     """End a key: routers refuse it within a second."""
     from ops.keys import revoke_key
 
-    with _audit(audit_log, "RevokeKey", as_json=as_json, key=key_id) as entry:
+    with audited(audit_log, "RevokeKey", as_json=as_json, key=key_id) as entry:
         known = _ask(
             lambda client, keys: revoke_key(client, keys, key_id),
             *(etcd, data_dir, key_prefix, timeout),
@@ -114,44 +108,6 @@ def revoke(
         print_json({"id": key_id, "revoked": True})
     else:
         typer.echo(f"revoked {key_id}")
-
-
-@contextmanager
-def _audit(path: Path | None, what: str, *, as_json: bool, **details: str) -> Iterator[dict[str, str]]:
-    """Around what is done, which is on record before; more details, and another answer than OK, go into the dict."""
-    from cluster.audit_log import AuditLog, audit_log
-
-    with ExitStack() as stack:
-        try:
-            audit = stack.enter_context(audit_log(path))
-            # A command's own log shows warnings only.
-            act = (audit if path is not None else AuditLog(_to_stderr)).begin(who=_user(), what=what, **details)
-        except OSError as error:
-            fail(f"the audit log cannot be written, and nothing was done: {error}", as_json=as_json)
-        entry = {"answer": "UNKNOWN"}
-        try:
-            yield entry
-            entry["answer"] = "OK"
-        except typer.Exit:
-            if entry["answer"] == "UNKNOWN":
-                entry["answer"] = "FAILED"
-            raise
-        finally:
-            act.end(**entry)
-
-
-def _to_stderr(line: bytes) -> int:
-    sys.stderr.write(line.decode())
-    sys.stderr.flush()
-    return len(line)
-
-
-def _user() -> str:
-    """A container's user has no name as a rule."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return f"uid {os.getuid()}"
 
 
 def _ask(

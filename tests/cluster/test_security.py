@@ -131,7 +131,9 @@ def test_tls_and_keys(tmp_path: Path, server: str) -> None:
             await revocation_and_open_streams(here, server)
             await revocation_and_etcd(here)
             await collect_secrets(here)
+            await here.command("drain", "node-1", "--data-dir", str(data_dir))
         check_audit(here, (data_dir / "logs" / "router-0.log").read_text())
+        check_drain((data_dir / "logs" / "node-1.log").read_text())
         check_nothing_is_written(here)
 
     run(test)
@@ -268,8 +270,18 @@ def check_audit(here: Place, log: str) -> None:
     assert ("PauseCampaign", "ROLE_MISSING") in audited
     by_command = [json.loads(line) for text in here.said for line in text.splitlines() if '"audit"' in line]
     assert {(line["what"], line["answer"]) for line in by_command} == {
-        (what, answer) for what in ("CreateKey", "RevokeKey") for answer in ("BEGUN", "OK")
+        (what, answer) for what in ("CreateKey", "RevokeKey", "Drain") for answer in ("BEGUN", "OK")
     }
+
+
+def check_drain(log: str) -> None:
+    """A node says whose certificate had it drained."""
+    lines = [json.loads(line) for line in log.splitlines() if '"audit"' in line]
+    assert [(line["who"], line["what"], line["answer"]) for line in lines] == [
+        ("seonchak://operator/operator", "Drain", "BEGUN"),
+        ("seonchak://operator/operator", "Drain", "OK"),
+    ]
+    assert lines[0]["act"] == lines[1]["act"]
 
 
 def check_nothing_is_written(here: Place) -> None:

@@ -55,7 +55,8 @@ def test_drain_hands_over_and_ends_the_node(tmp_path: Path) -> None:
             async with asyncio.TaskGroup() as tasks:
                 loads = [tasks.create_task(_grant_all(cluster.router, name)) for name in names]
                 code, out, err = await command("drain", "node-0", "--data-dir", str(tmp_path), "--json")
-                assert (code, err) == (0, "")
+                assert code == 0
+                assert [json.loads(line)["answer"] for line in err.splitlines()] == ["BEGUN", "OK"]
                 assert json.loads(out) == {"node": "node-0", "shards": owned}
                 assert not all(load.done() for load in loads), "the drain came too late to be noticed"
             assert [load.result() for load in loads] == [GRANTS] * CAMPAIGNS
@@ -84,8 +85,10 @@ def test_drain_asks_only_whom_it_means(tmp_path: Path) -> None:
 
     async def main() -> None:
         async with LocalCluster(LocalSpec(tmp_path, nodes=1, shards=8)) as cluster:
-            code, out, err = await command("drain", "node-7", "--data-dir", str(tmp_path))
+            command_line = ["drain", "node-7", "--data-dir", str(tmp_path), "--audit-log", str(tmp_path / "audit")]
+            code, out, err = await command(*command_line)
             assert (code, out, err) == (1, "", "error: no node 'node-7' is registered\n")
+            assert '"node": "node-7"' in (tmp_path / "audit").read_text()
             status = await status_of(cluster)
             (node,) = status.nodes
             async with grpc.aio.insecure_channel(node.address) as channel:

@@ -1,4 +1,4 @@
-"""`seonchak key`: what it says of itself. tests/cluster/test_security.py has what it does."""
+"""What the operator's commands leave in the audit log. tests/cluster/test_security.py has what keys do."""
 
 import errno
 import json
@@ -35,11 +35,44 @@ def test_a_user_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert entries[0]["act"] == entries[1]["act"]
 
 
-def test_an_audit_log_that_cannot_be_written() -> None:
+COMMANDS = {
+    "key revoke id": "RevokeKey",
+    "key create --role read": "CreateKey",
+    "init": "Init",
+    "drain node-0": "Drain",
+    "backup new": "Backup",
+    "restore old": "Restore",
+}
+"""What changes a cluster, or takes a copy of it away, and its name in the audit log."""
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_what_is_typed_is_on_record(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it is done, and what came of it; also of what fails."""
+    monkeypatch.setenv("SEONCHAK_AUDIT_LOG", str(tmp_path / "audit"))
+    monkeypatch.setattr("ops.etcd_client.GrpcEtcd", unreachable)
+    words = [str(tmp_path / word) if word in ("new", "old") else word for word in command.split()]
+    result = CliRunner().invoke(app, [*words, "--etcd", "127.0.0.1:1"])
+    entries = [json.loads(line) for line in (tmp_path / "audit").read_text().splitlines()]
+    assert [entry["what"] for entry in entries] == [COMMANDS[command]] * 2
+    # No backup is there, and it is said so; what stands in for etcd breaks otherwise.
+    answers = ["BEGUN", "FAILED" if words[0] == "restore" else "UNKNOWN"]
+    assert [entry["answer"] for entry in entries] == answers
+    assert entries[0]["act"] == entries[1]["act"]
+    assert entries[0]["who"]
+    assert result.exit_code == 1
+
+
+def unreachable(*_: object) -> None:
+    raise AssertionError("etcd is not asked in this test")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_audit_log_that_cannot_be_written(command: str) -> None:
     """Nothing is asked of etcd, and the command says why."""
     for path in ("/dev/full", "/nowhere/at/all"):
-        command = ["key", "revoke", "id", "--etcd", "127.0.0.1:1", "--audit-log", path]
-        result = CliRunner().invoke(app, command)
+        words = [*command.split(), "--etcd", "127.0.0.1:1", "--audit-log", path]
+        result = CliRunner().invoke(app, words)
         assert result.exit_code == 1
         assert "audit log cannot be written, and nothing was done" in result.stderr
         assert "etcd" not in result.stderr
