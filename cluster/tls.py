@@ -6,7 +6,10 @@ fit together, as while they are being replaced one after the other, are not take
 other side is, `cluster.roles` reads.
 """
 
+import math
 import ssl
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +28,9 @@ and say nothing about who listens there; that it is a node, this name proves."""
 
 HTTP2, HTTP1 = "h2", "http/1.1"
 """What is spoken within TLS, by its name in ALPN."""
+
+_TAKEN_UP_S = 0.05
+"""So long gRPC may take to make its own of a new certificate, or to begin a handshake: it needs about a millisecond."""
 
 _Signature: TypeAlias = tuple[tuple[int, int, int], ...]
 """Of each file: inode, size, time of its last change."""
@@ -116,18 +122,24 @@ class TlsIdentity:
         """
 
         given = self._current()
+        given_s = -math.inf
+        turn = threading.Lock()
 
         def news() -> grpc.ServerCertificateConfiguration | None:
-            nonlocal given
-            current = self._current()
-            if current is given:
-                # Not the same again: gRPC takes what it is given for new, and frees the old one under handshakes that
-                # other threads begin. Thousands at a time ended the process.
-                return None
-            given = current
-            return _configuration(current.pem)
+            nonlocal given, given_s
+            with turn:
+                current = self._current()
+                if current is given:
+                    # Not the same again, which gRPC would take for new.
+                    time.sleep(max(0.0, given_s + _TAKEN_UP_S - time.monotonic()))
+                    return None
+                # gRPC frees the old one, without a lock, under handshakes that others of its threads begin. Those that
+                # have asked before have begun by the end of this pause; those that ask after it wait for the other.
+                time.sleep(_TAKEN_UP_S)
+                given, given_s = current, time.monotonic()
+                return _configuration(current.pem)
 
-        # gRPC calls it for every handshake, from threads of its own, one at a time: it only reads files.
+        # gRPC calls it for every handshake, from threads of its own, never from the event loop's.
         first = _configuration(given.pem)
         return grpc.dynamic_ssl_server_credentials(first, news, mutual)  # type: ignore[arg-type]  # the stubs lack None
 

@@ -1,6 +1,7 @@
 """Who may call a node: a real gRPC server with mutual TLS, a client of each role, every method."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,8 +12,9 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2
 
+import cluster.tls
 from cluster.roles import Role, role_of, uri_of
-from cluster.tls import NODE_NAME, TlsIdentity, TlsUnusable, node_channel
+from cluster.tls import _TAKEN_UP_S, NODE_NAME, TlsIdentity, TlsUnusable, node_channel
 from node.callers import CALLERS, OnlyCallers
 from node.health import NodeHealth
 from node.process import add_services
@@ -170,8 +172,27 @@ def test_unusable_files(tmp_path: Path) -> None:
     identity(certs, "node")
 
 
-def test_grpc_is_given_a_certificate_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It asks with every handshake, and breaks when it is told each time that there is a new one: see tests/abuse."""
+class _Time:
+    """Of cluster.tls: passes while somebody sleeps, and no sooner than he may wake."""
+
+    def __init__(self) -> None:
+        self.slept: list[float] = []
+        self.may_wake = threading.Event()
+        self.may_wake.set()
+        self.sleeps = threading.Event()
+
+    def monotonic(self) -> float:
+        return sum(self.slept)
+
+    def sleep(self, seconds: float) -> None:
+        self.sleeps.set()
+        assert self.may_wake.wait(20)
+        self.slept.append(seconds)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], object]]:
+    """What gRPC is told to ask with every handshake, for each server."""
     asked: list[Callable[[], object]] = []
 
     def keep(_: object, news: Callable[[], object], __: bool) -> object:
@@ -179,6 +200,18 @@ def test_grpc_is_given_a_certificate_once(tmp_path: Path, monkeypatch: pytest.Mo
         return None
 
     monkeypatch.setattr(grpc, "dynamic_ssl_server_credentials", keep)
+    return asked
+
+
+@pytest.fixture
+def passing(monkeypatch: pytest.MonkeyPatch) -> _Time:
+    passing = _Time()
+    monkeypatch.setattr(cluster.tls, "time", passing)
+    return passing
+
+
+def test_grpc_is_given_a_certificate_once(tmp_path: Path, asked: list[Callable[[], object]], passing: _Time) -> None:
+    """It asks with every handshake, and breaks when it is told each time that there is a new one: see tests/abuse."""
     tls = identity(certs_in(tmp_path), "node")
     tls.server_credentials(mutual=True)
     tls.server_credentials(mutual=True)
@@ -188,3 +221,31 @@ def test_grpc_is_given_a_certificate_once(tmp_path: Path, monkeypatch: pytest.Mo
     assert (first(), first()) == (None, None)
     assert second() is not None, "what one server has taken is news to the other"
     assert second() is None
+
+
+def test_grpc_takes_up_a_certificate_alone(tmp_path: Path, asked: list[Callable[[], object]], passing: _Time) -> None:
+    """Handshakes begin some time before it is given a new one, or some time after: it frees the old one meanwhile.
+    Otherwise none of them waits."""
+    identity(certs_in(tmp_path), "node").server_credentials(mutual=True)
+    (news,) = asked
+    assert news() is None
+    assert passing.slept == [0.0]
+    passing.slept.clear()
+    certs_in(tmp_path)
+    passing.may_wake.clear()
+    passing.sleeps.clear()
+    given: list[object] = []
+    threads = [threading.Thread(target=lambda: given.append(news())) for _ in range(2)]
+    threads[0].start()
+    assert passing.sleeps.wait(20), "before it is given"
+    threads[1].start()
+    threads[1].join(0.1)
+    assert not given, "one waits for the other"
+    passing.may_wake.set()
+    for thread in threads:
+        thread.join(20)
+    assert given[0] is not None
+    assert given[1] is None
+    assert passing.slept == [_TAKEN_UP_S, _TAKEN_UP_S], "before and after"
+    assert news() is None
+    assert passing.slept[2:] == [0.0]
