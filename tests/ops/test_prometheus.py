@@ -53,6 +53,14 @@ def test_every_alert_has_a_case_for_and_against() -> None:
         assert "description:" in block, block
 
 
+def test_every_recorded_series_has_a_case() -> None:
+    """Of what the dashboards and alerts show nothing is recorded without an example whose answer is known."""
+    recorded = re.findall(r"- record: (\S+)", (CONFIG / "rules.yml").read_text())
+    cases = (CONFIG / "tests" / "rules_test.yml").read_text()
+    asked = " ".join(re.findall(r"- expr: (.+)", cases))
+    assert [name for name in recorded if not re.search(rf"(?<![\w:]){name}(?![\w:])", asked)] == []
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("expr", ["vector(1) < 0", "vector(1)"])
 def test_a_broken_alert_is_noticed(tmp_path: Path, name: str, expr: str) -> None:
