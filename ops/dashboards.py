@@ -160,6 +160,23 @@ LAUNCH = (
         description="At the router, from a call's arrival to its answer.",
     ),
     Panel(
+        "Time to a result on streams",
+        quantiles("seonchak_item_duration_seconds"),
+        unit="s",
+        description="At the router, from the arrival of one request on a stream of IssueCoupons to its result.",
+    ),
+    Panel(
+        "Where the time goes, p99",
+        (
+            Query('method:seonchak_call_duration_seconds:p99_1m{method="IssueCoupon"}', "all, at the router"),
+            Query("max(instance:seonchak_node_call_duration_seconds:p99_1m)", "of it, on the node"),
+            Query("max(instance:seonchak_queue_wait_seconds:p99_1m)", "in the shard's line"),
+            Query("max(instance:seonchak_journal_append_duration_seconds:p99_1m)", "commit"),
+        ),
+        unit="s",
+        description="What lies between the first and the second is the router's edge and the way to the node.",
+    ),
+    Panel(
         "Calls by status",
         (Query("method_code:seonchak_calls:rate1m", "{{method}} {{code}}"),),
         unit="reqps",
