@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "docker-compose.yml"
 DOCKERFILE = ROOT / "Dockerfile"
 KUBERNETES = ROOT / "ops" / "kubernetes"
+MONITORING = KUBERNETES / "monitoring"
 PROMETHEUS = ROOT / "ops" / "prometheus"
 GRAFANA = ROOT / "ops" / "grafana"
 IMAGE = "seonchak"
@@ -53,9 +54,14 @@ def manifests() -> list[dict[str, Any]]:
     return [document for path in sorted(KUBERNETES.glob("*.yaml")) for document in yaml.safe_load_all(path.read_text())]
 
 
+def monitoring() -> list[dict[str, Any]]:
+    """What watches over it, in Kubernetes."""
+    return [document for path in sorted(MONITORING.glob("*.yaml")) for document in yaml.safe_load_all(path.read_text())]
+
+
 def everything_in_kubernetes() -> dict[tuple[str, str], dict[str, Any]]:
     """By kind, as kubectl takes it, and name."""
-    return {(manifest["kind"].lower(), manifest["metadata"]["name"]): manifest for manifest in manifests()}
+    return {(of["kind"].lower(), of["metadata"]["name"]): of for of in [*manifests(), *monitoring()]}
 
 
 def of_kind(*kinds: str) -> list[dict[str, Any]]:

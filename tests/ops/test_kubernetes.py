@@ -20,8 +20,8 @@ from tests.ops.deployment import (
     KUBERNETES,
     containers,
     etcds,
+    everything_in_kubernetes,
     flags,
-    manifests,
     of_kind,
     services,
     variables,
@@ -36,8 +36,8 @@ VERSIONS = ["1.31", "1.37"]
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_schemas(version: str) -> None:
     """Strict: a misspelt field is an error, not ignored as a cluster would."""
-    assert manifests()
-    for manifest in manifests():
+    assert everything_in_kubernetes()
+    for manifest in everything_in_kubernetes().values():
         kubernetes_validate.validate(manifest, version, strict=True)
 
 
@@ -189,7 +189,7 @@ def test_the_secret_has_every_file() -> None:
     mounted = {
         item["key"] for _, pod, _ in containers() for volume in pod["volumes"] for item in volume["secret"]["items"]
     }
-    commands = re.findall(r"^    kubectl create secret (.+)$", README, re.MULTILINE)
+    commands = re.findall(r"^    kubectl create secret (generic seonchak-tls .+)$", README, re.MULTILINE)
     assert len(commands) == 2
     for command in commands:
         words = shlex.split(command.partition(" | ")[0])
@@ -200,10 +200,9 @@ def test_the_secret_has_every_file() -> None:
 
 def test_files_and_objects_in_the_readme_exist() -> None:
     """What kubectl is told to apply, watch, scale and enter."""
-    names = {(of["kind"].lower(), of["metadata"]["name"]) for of in manifests()}
     named = set(re.findall(r"\b(statefulset|deployment|service)[/ ](seonchak-\S+?)[`\s]", README))
     assert named
-    assert named <= names
+    assert named <= everything_in_kubernetes().keys()
     assert set(re.findall(r"`(\w+\.yaml)`", README)) == {path.name for path in KUBERNETES.glob("*.yaml")}
 
 
@@ -233,6 +232,16 @@ def test_pods_are_confined_and_may_end_in_order() -> None:
         if not name.endswith("init"):
             assert pod["terminationGracePeriodSeconds"] > NodeSettings.model_fields["drain_s_max"].default + 5
             assert {"livenessProbe", "readinessProbe"} <= container.keys(), name
+
+
+def test_routers_go_on_until_nobody_sends_them_anybody() -> None:
+    """A pause before SIGTERM, which closes the port; then the whole drain still has its time."""
+    (router,) = of_kind("Deployment")
+    (container,) = router["spec"]["template"]["spec"]["containers"]
+    pause_s = container["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert pause_s >= 5
+    drain_s = RouterSettings.model_fields["drain_s_max"].default
+    assert router["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] > pause_s + drain_s + 5
 
 
 def test_a_node_keeps_its_id_and_is_found() -> None:
