@@ -3,6 +3,8 @@
 No rules live here: the router has checked the form, the ledger checks the rest.
 """
 
+from collections.abc import Mapping
+
 from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -120,13 +122,13 @@ def message_of(answer: Answer) -> Message:
     """The response of a successful call."""
     match answer:
         case commands.Issued(coupon, already_issued):
-            return coupon_pb2.IssueCouponResponse(coupon=_coupon(coupon), already_issued=already_issued)
+            return coupon_pb2.IssueCouponResponse(coupon=_fields_of(coupon), already_issued=already_issued)
         case commands.CampaignAnswer(campaign):
             return campaign_of(campaign)
         case commands.CampaignPage(campaign, coupons, more):
             return coupon_pb2.GetCampaignResponse(
                 campaign=campaign_of(campaign),
-                coupons=[_coupon(coupon) for coupon in coupons],
+                coupons=[_fields_of(coupon) for coupon in coupons],
                 next_page_token=str(coupons[-1].sequence) if more else "",
             )
         case commands.CampaignList(campaigns, more):
@@ -135,7 +137,7 @@ def message_of(answer: Answer) -> Message:
                 next_page_token=campaigns[-1].campaign_id if more else "",
             )
         case commands.Coupons(coupons):
-            return coupon_pb2.GetCouponResponse(coupons=[_coupon(coupon) for coupon in coupons])
+            return coupon_pb2.GetCouponResponse(coupons=[_fields_of(coupon) for coupon in coupons])
         case commands.Refused():
             raise AssertionError("a refusal is no response")
 
@@ -147,30 +149,33 @@ def campaign_of(campaign: commands.Campaign) -> coupon_pb2.Campaign:
         total=campaign.total,
         issued=campaign.issued,
         per_user_limit=campaign.per_user_limit,
-        start_time=timestamp_of(campaign.start_us),
+        start_time=_timestamp(campaign.start_us),
         end_time=_optional_timestamp(campaign.end_us),
         state=campaign.state.value,  # type: ignore[arg-type]  # the same numbers, by test
         etag=str(campaign.version),
-        create_time=timestamp_of(campaign.create_us),
+        create_time=_timestamp(campaign.create_us),
         activate_time=_optional_timestamp(campaign.activate_us),
         complete_time=_optional_timestamp(campaign.complete_us),
     )
 
 
-def _coupon(coupon: commands.Coupon) -> coupon_pb2.Coupon:
-    return coupon_pb2.Coupon(
-        code=coupon.code,
-        campaign_id=coupon.campaign_id,
-        user_id=coupon.user_id,
-        sequence=coupon.sequence,
-        issue_time=timestamp_of(coupon.issue_us),
-        request_id=coupon.request_id,
-    )
+def _fields_of(coupon: commands.Coupon) -> Mapping[str, object]:
+    """Of a Coupon, for the response that it is part of. A message would be copied there, and costs twice as much."""
+    return {
+        "code": coupon.code,
+        "campaign_id": coupon.campaign_id,
+        "user_id": coupon.user_id,
+        "sequence": coupon.sequence,
+        "issue_time": _timestamp(coupon.issue_us),
+        "request_id": coupon.request_id,
+    }
 
 
-def timestamp_of(us: int) -> Timestamp:
-    return Timestamp(seconds=us // 1_000_000, nanos=us % 1_000_000 * 1_000)
+def _timestamp(us: int) -> Mapping[str, int]:
+    """Of a Timestamp, as `_fields_of`."""
+    seconds, us = divmod(us, 1_000_000)
+    return {"seconds": seconds, "nanos": us * 1_000}
 
 
-def _optional_timestamp(us: int | None) -> Timestamp | None:
-    return None if us is None else timestamp_of(us)
+def _optional_timestamp(us: int | None) -> Mapping[str, int] | None:
+    return None if us is None else _timestamp(us)
