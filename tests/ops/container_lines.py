@@ -41,6 +41,7 @@ FLAGS: Mapping[str, tuple[str, str]] = {
     "etcdctl member add": ("", "--peer-urls"),
     "etcdctl member list": ("", ""),
     "etcdctl member remove": ("", ""),
+    "etcdctl move-leader": ("", ""),
     "etcdctl put": ("", ""),
     "etcdctl snapshot save": ("", ""),
     "etcdutl snapshot restore": ("", "--data-dir"),
