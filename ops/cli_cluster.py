@@ -230,7 +230,10 @@ def drain(
     audit_log: AuditOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Have NODE hand all its shards over and end with exit code 0, as SIGTERM does. Returns when it is done."""
+    """Have NODE hand all its shards over and end with exit code 0, as SIGTERM does. Returns when it is done.
+
+    What starts again whatever ends, as Kubernetes does, starts it again.
+    """
     from cluster.config import ConfigMismatch
     from cluster.tls import TlsUnusable
     from cluster.types import NodeId

@@ -1,7 +1,8 @@
-"""Is this a command line that docker, etcdctl, kubectl or promtool would take? For what documents tell people to type.
+"""Is this a command line that docker, etcdctl or kubectl would take? For what documents tell people to type.
 
 There is nothing here to run them in: what each knows is written down from its documentation, and no more of it than
-the documents use. Services and volumes have to be those of docker-compose.yml, objects those of ops/kubernetes.
+the documents and ops/compose_roll.sh use. Services and volumes have to be those of docker-compose.yml, objects those of
+ops/kubernetes.
 """
 
 import shlex
@@ -14,16 +15,15 @@ from tests.ops.deployment import compose, etcds, everything_in_kubernetes, ours,
 FLAGS: Mapping[str, tuple[str, str]] = {
     # command: (flags that stand alone, flags that need a value)
     # docs.docker.com/reference/cli/docker
-    "docker build": ("", "-t"),
     "docker inspect": ("", "--format"),
     "docker rm": ("", ""),
     "docker stop": ("", ""),
     "docker tag": ("", ""),
     "docker volume rm": ("", ""),
     "docker compose build": ("", ""),
-    "docker compose down": ("--volumes", ""),
-    "docker compose exec": ("-T", "--index"),
-    "docker compose logs": ("--no-log-prefix", "--since"),
+    "docker compose down": ("", ""),
+    "docker compose exec": ("", ""),
+    "docker compose logs": ("--no-log-prefix", ""),
     "docker compose ps": ("--all --quiet", ""),
     "docker compose rm": ("--stop --force", ""),
     "docker compose run": ("--rm -d --no-deps -T", "-v --name"),
@@ -48,8 +48,7 @@ FLAGS: Mapping[str, tuple[str, str]] = {
     # kubernetes.io/docs/reference/kubectl
     "kubectl apply": ("", "--filename"),
     "kubectl cordon": ("", ""),
-    "kubectl create configmap": ("", "--from-file --from-literal --dry-run --output"),
-    "kubectl create job": ("", "--from"),
+    "kubectl create configmap": ("", "--from-file --from-literal"),
     "kubectl create namespace": ("", ""),
     "kubectl create secret generic": ("", "--from-file --from-literal --dry-run --output"),
     "kubectl delete": ("", "--wait"),
@@ -61,11 +60,6 @@ FLAGS: Mapping[str, tuple[str, str]] = {
     "kubectl rollout status": ("", ""),
     "kubectl scale": ("", "--replicas"),
     "kubectl set image": ("", ""),
-    "kubectl uncordon": ("", ""),
-    # prometheus.io/docs/prometheus/latest/command-line/promtool
-    "promtool check config": ("", ""),
-    "promtool check rules": ("", ""),
-    "promtool test rules": ("", ""),
 }
 COMMON = {"etcdctl": " --endpoints --write-out", "kubectl": " --namespace"}
 """Flags with a value that each command of the tool takes."""

@@ -58,7 +58,6 @@ def test_etcd_is_asked_what_etcdctl_knows(name: str) -> None:
         ("kubectl exec --namespace seonchak deployment/seonchak-router -- seonchak look", "no command"),
         ("kubectl rollout status statefulset/seonchak-nodes", "no statefulset seonchak-nodes"),
         ("kubectl scale statefulset seonchak-node --replica 2", "has no --replica"),
-        ("promtool check rule alerts.yml", "no command that is known"),
     ],
 )
 def test_a_wrong_line_is_found(line: str, what: str) -> None:
