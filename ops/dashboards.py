@@ -47,6 +47,10 @@ def quantiles(metric: str, by: str = "", where: str = "") -> tuple[Query, ...]:
 
 SYNCS = "seonchak_journal_sync_duration_seconds_bucket|etcd_disk_wal_fsync_duration_seconds_bucket"
 
+NAMED = "* on (instance) group_left (name) max by (instance, name) (seonchak_build_info)"
+"""Behind a series: what its process is called, for a node its id. Where targets are discovered, `instance` is an
+address."""
+
 LAUNCH = (
     Panel(
         "Requests/s",
@@ -212,13 +216,13 @@ CLUSTER = (
     ),
     Panel(
         "Who owns which shard, since which revision",
-        (Query("max by (instance, shard) (seonchak_shard_epoch)"),),
+        (Query(f"max by (name, shard) (seonchak_shard_epoch {NAMED})"),),
         kind="table",
         height=10,
     ),
     Panel(
         "Shards served, by node",
-        (Query('sum by (instance) (seonchak_shards{state="serving"})', "{{instance}}"),),
+        (Query(f'sum by (name) (seonchak_shards{{state="serving"}} {NAMED})', "{{name}}"),),
         height=10,
         stacked=True,
     ),

@@ -6,6 +6,7 @@ from pathlib import Path
 from shutil import copytree
 
 import pytest
+import yaml
 from prometheus_client import generate_latest
 
 from cluster.certificates import Certificates
@@ -74,6 +75,41 @@ def test_a_broken_alert_is_noticed(tmp_path: Path, name: str, expr: str) -> None
     tested = promtool("test", "rules", str(tmp_path / "tests" / "alerts_test.yml"))
     assert tested.returncode == 1
     assert f'FAILED:\n    expr: "ALERTS{{alertname=\\"{name}\\"' in tested.stderr
+
+
+def test_alerts_name_the_process(tmp_path: Path) -> None:
+    """Whatever an instance is called by those who find it: the id of the node, also when it has just died. Every alert
+    that is of one process says it."""
+    groups = yaml.safe_load(ALERTS)["groups"]
+    of_one = {
+        rule["alert"]: rule["annotations"].get("process")
+        for group in groups
+        for rule in group["rules"]
+        if "$labels.instance" in rule["annotations"]["summary"] and "etcd" not in rule["expr"]
+    }
+    assert len(of_one) > 10
+    (template,) = set(of_one.values())
+    rule = {"alert": "Any", "expr": "up == 0", "annotations": {"process": template}}
+    (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": [{"name": "any", "rules": [rule]}]}))
+    wanted = [("10.0.0.5:9464", "node", "f3a9c1"), ("10.0.0.6:9464", "router", "router-b"), ("etcd-0:2381", "etcd", "")]
+    series = [{"series": f'up{{instance="{at}",job="{job}"}}', "values": "1x5 0x20"} for at, job, _ in wanted]
+    series += [
+        {"series": f'seonchak_build_info{{instance="{at}",name="{name}",role="{job}"}}', "values": "1x5 stale"}
+        for at, job, name in wanted[:2]
+    ]
+    firing = [
+        {"exp_labels": {"instance": at, "job": job}, "exp_annotations": {"process": name}} for at, job, name in wanted
+    ]
+    case = {
+        "interval": "5s",
+        "input_series": series,
+        "alert_rule_test": [{"alertname": "Any", "eval_time": "1m", "exp_alerts": firing}],
+    }
+    (tmp_path / "test.yml").write_text(
+        yaml.safe_dump({"rule_files": ["rules.yml"], "evaluation_interval": "5s", "tests": [case]})
+    )
+    tested = promtool("test", "rules", str(tmp_path / "test.yml"))
+    assert tested.returncode == 0, tested.stdout + tested.stderr
 
 
 def test_names_are_as_prometheus_wants_them(tmp_path: Path) -> None:
