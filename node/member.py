@@ -106,7 +106,8 @@ class Member:
                 self.life.end()
             self.life = None
             self._changed()
-        await self._bury(lease)
+        # A task of its own as well: before Python 3.11.3 no timeout ends in a task whose task group has failed.
+        await asyncio.create_task(self._bury(lease), name="burial")
         for end in ends:
             if isinstance(end, NodeIdInUse):
                 raise end
