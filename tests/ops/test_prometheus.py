@@ -3,7 +3,6 @@
 import re
 import subprocess
 from pathlib import Path
-from shutil import copytree
 
 import pytest
 import yaml
@@ -66,7 +65,10 @@ def test_every_recorded_series_has_a_case() -> None:
 @pytest.mark.parametrize("expr", ["vector(1) < 0", "vector(1)"])
 def test_a_broken_alert_is_noticed(tmp_path: Path, name: str, expr: str) -> None:
     """An alert that never fires, and one that always does, fail their cases."""
-    copytree(CONFIG / "tests", tmp_path / "tests")
+    document = yaml.safe_load(CASES)
+    document["tests"] = [case for case in document["tests"] if case["name"].startswith(f"{name}: ")]
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "alerts_test.yml").write_text(yaml.safe_dump(document))
     (tmp_path / "rules.yml").write_text((CONFIG / "rules.yml").read_text())
     block = re.compile(rf"(- alert: {name}\n\s+expr:).*?(\n\s+(?:for|labels|#))", re.DOTALL)
     broken, count = block.subn(rf"\1 {expr}\2", ALERTS)
