@@ -24,6 +24,7 @@ from node.observer import Observer
 from node.replica import Replica
 from node.shard import Call, End, Outcome, Overloaded, Shard
 from node.standby import Copy, Standby, stopped
+from node.turns import Turns
 from node.wallclock import WallClock
 
 log = structlog.get_logger()
@@ -95,6 +96,7 @@ class Keeper:
         self._on_serving = on_serving
         self._observer = observer
         self._openings = asyncio.Semaphore(OPENINGS_MAX)
+        self._turns = Turns()
         self._held: dict[ShardId, HeldShard] = {}
         self.spent: dict[ShardId, Revision] = {}
 
@@ -188,6 +190,7 @@ class Keeper:
             entry_bytes_max=self._journal.entry_bytes_max,
             calls_max=self._shard_calls_max,
             has_room=self._has_room,
+            turns=self._turns,
             observer=self._observer,
         )
         for call in held.waiting:

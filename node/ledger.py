@@ -168,6 +168,17 @@ class Ledger:
         require(home == Home(self.shard, event.first_counter, numbers[0] >> 54), "a code decrypts to its counter")
         self._grant(campaign, event, numbers)
 
+    def items_of(self, command: Command) -> int:
+        """How many coupons or campaigns a page would show now, which is what it costs; 0: it is no page."""
+        match command:
+            case GetCampaign(campaign_id, after_sequence, coupons_max):
+                campaign = self._campaigns.get(campaign_id)
+                return 0 if campaign is None else max(0, min(coupons_max, campaign.issued - after_sequence))
+            case ListCampaigns(after_campaign_id, campaigns_max):
+                return min(campaigns_max, self.campaigns - bisect_right(self._campaign_ids, after_campaign_id))
+            case _:
+                return 0
+
     # --- what watchers and operators see -----------------------------------------------------------------------------
 
     def campaign(self, campaign_id: str) -> Campaign | None:

@@ -6,8 +6,9 @@ At most one entry is in flight, and nobody hears of a decision before its entry 
 journal by that one entry; when it fails, ledger and loop are thrown away together and the next owner replays.
 
 A page of coupons, or of campaigns, costs what a hundred grants cost. Pages have a line of their own, of which a round
-takes one, so that whoever reads a lot does not hold up who wants a coupon. Calls that wait together may be decided in
-any order: none of their callers has heard of another's answer.
+takes one when it is the shard's turn among those of its node (`node.turns`), so that whoever reads a lot does not hold
+up who wants a coupon. Calls that wait together may be decided in any order: none of their callers has heard of
+another's answer.
 """
 
 import asyncio
@@ -24,6 +25,7 @@ from node.events import Event
 from node.journal.base import AppendRefused, Fenced, OutcomeUnknown, ShardJournal
 from node.ledger import Ledger
 from node.observer import UNOBSERVED, Observer
+from node.turns import PAGE_ITEMS, Turns
 from node.wallclock import ClockStepped, WallClock
 from node.watchers import Watchers
 
@@ -31,8 +33,6 @@ log = structlog.get_logger()
 
 PAGES_MAX = 64
 """Pages in line."""
-PAGE_ITEMS = 1_000
-"""Coupons, or campaigns, that a round shows; of a page that is larger, all."""
 TIMER_S_MAX = 1.0
 """A wait for a campaign's start is cut into pieces, since the wall clock may be slewed meanwhile."""
 
@@ -105,9 +105,14 @@ class Shard:
         calls_max: int,
         round_calls_max: int = 512,
         has_room: Callable[[], bool] = lambda: True,
+        turns: Turns | None = None,
         observer: Observer = UNOBSERVED,
     ) -> None:
-        """Args: has_room: for another campaign, where entries are stored."""
+        """
+        Args:
+            has_room: for another campaign, where entries are stored.
+            turns: of all shards that share this one's thread; None: there is no other.
+        """
         self.header = header
         self.ledger = ledger
         self.journal = journal
@@ -118,13 +123,18 @@ class Shard:
         self._calls_max = calls_max
         self._round_calls_max = round_calls_max
         self._has_room = has_room
+        self._turns = turns or Turns()
+        self._again = self._turn_may_have_come
         self._observer = observer
         self._inbox: deque[Call] = deque()
         self._pages: deque[Call] = deque()
+        self._barred = False
+        """The pages wait for the shard's turn."""
         self._wake = asyncio.Event()
         self._closing = False
         self._call_s = 0.001  # moving average of a call's share of a round
-        self._round_s = 0.01  # moving average of a round with a page
+        self._page_s = 0.01  # moving average of what a page waits for the shard's turn and takes
+        self._paged_at = 0.0
 
     @property
     def queued(self) -> int:
@@ -135,9 +145,11 @@ class Shard:
         if self._closing:
             call.reply(Outcome.NOT_OWNER)
             return
-        if page_items(call.command):
+        if is_page(call.command):
             if len(self._pages) >= PAGES_MAX:
-                raise Overloaded(PAGES_MAX * self._round_s)
+                raise Overloaded(PAGES_MAX * self._page_s)
+            if not self._pages:
+                self._paged_at = asyncio.get_running_loop().time()
             self._pages.append(call)
         else:
             if len(self._inbox) >= self._calls_max:
@@ -162,6 +174,7 @@ class Shard:
                 for call in line:
                     call.reply(Outcome.NOT_OWNER)
                 line.clear()
+            self._turns.leave(self._again)
             self.watchers.end()
             await self.journal.close()
             log.info("shard_closed", shard=self.header.shard, epoch=self.header.epoch.revision, end=end.value)
@@ -174,7 +187,7 @@ class Shard:
             if self._closing:
                 return End.DRAINED
             began_s = loop.time()
-            calls, pages = self._next_round()
+            calls, pages = self._next_round(began_s)
             try:
                 now_us = self._wall.now_us()
             except ClockStepped as stepped:
@@ -184,11 +197,13 @@ class Shard:
             end = await self._round(calls + pages, now_us, began_s)
             if end is not None:
                 return end
-            took_s = loop.time() - began_s
+            ended_s = loop.time()
             if pages:
-                self._round_s += 0.1 * (took_s - self._round_s)
+                self._turns.leave(self._again)
+                self._page_s += 0.1 * ((ended_s - self._paged_at) / len(pages) - self._page_s)
+                self._paged_at = ended_s
             elif calls:
-                self._call_s += 0.1 * (took_s / len(calls) - self._call_s)
+                self._call_s += 0.1 * ((ended_s - began_s) / len(calls) - self._call_s)
 
     async def _round(self, calls: list[Call], now_us: int, began_s: float) -> End | None:
         """Decide, make durable, answer. Returns why the shard cannot go on, if it cannot."""
@@ -260,8 +275,8 @@ class Shard:
             self.watchers.publish(campaign)
 
     async def _work_to_do(self) -> None:
-        """Return when there is a call, a campaign's start or end is due, or the shard closes."""
-        while not self.queued and not self._closing:
+        """Return when there is a call to decide, a campaign's start or end is due, or the shard closes."""
+        while not self._inbox and (self._barred or not self._pages) and not self._closing:
             due_us = self.ledger.next_due_us()
             self._wake.clear()
             if due_us is None:
@@ -279,17 +294,11 @@ class Shard:
             except TimeoutError:
                 continue
 
-    def _next_round(self) -> tuple[list[Call], list[Call]]:
-        """As many calls as surely fit in one entry, in order of arrival; and a page, or several small ones."""
+    def _next_round(self, now_s: float) -> tuple[list[Call], list[Call]]:
+        """As many calls as surely fit in one entry, in order of arrival; and pages, if it is the shard's turn."""
         left = self._entry_bytes_max - ENTRY_OVERHEAD_BYTES
-        pages: list[Call] = []
-        items_left = PAGE_ITEMS
-        while self._pages:
-            items_left -= page_items(self._pages[0].command)
-            left -= entry_bytes_max_of(self._pages[0].command)
-            if pages and (items_left < 0 or left < 0):
-                break
-            pages.append(self._pages.popleft())
+        pages = [] if self._barred else self._next_pages(now_s, left)
+        left -= sum(entry_bytes_max_of(page.command) for page in pages)
         calls: list[Call] = []
         while self._inbox and len(calls) < self._round_calls_max:
             left -= entry_bytes_max_of(self._inbox[0].command)
@@ -298,14 +307,35 @@ class Shard:
             calls.append(self._inbox.popleft())
         return calls, pages
 
+    def _next_pages(self, now_s: float, entry_bytes: int) -> list[Call]:
+        """A page, or several small ones; none while it is the turn of others."""
+        pages: list[Call] = []
+        items = 0
+        for page in self._pages:
+            # Nobody is shown anything whose time is up.
+            more = self.ledger.items_of(page.command) if page.deadline_s > now_s else 0
+            entry_bytes -= entry_bytes_max_of(page.command)
+            if pages and (items + more > PAGE_ITEMS or entry_bytes < 0):
+                break
+            items += more
+            pages.append(page)
+        if not pages:
+            return []
+        self._barred = not self._turns.take(self._again, items)
+        if self._barred:
+            return []
+        for _ in pages:
+            self._pages.popleft()
+        return pages
 
-def page_items(command: Command) -> int:
-    """How many coupons or campaigns it asks to be shown, at the most; 0: it is not about many."""
-    if type(command) is GetCampaign:
-        return command.coupons_max
-    if type(command) is ListCampaigns:
-        return command.campaigns_max
-    return 0
+    def _turn_may_have_come(self) -> None:
+        self._barred = False
+        self._wake.set()
+
+
+def is_page(command: Command) -> bool:
+    """Whether it asks to be shown many coupons or campaigns, if there are many."""
+    return type(command) is ListCampaigns or (type(command) is GetCampaign and command.coupons_max > 0)
 
 
 ENTRY_OVERHEAD_BYTES = 16 * 1024

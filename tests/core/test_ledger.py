@@ -553,7 +553,10 @@ def test_get_campaign_in_pages(teller: Teller) -> None:
     """Pages of coupons in order of sequence, the last one without more."""
     teller.create(total=5)
     coupons = tuple(teller.issue(f"user-{i}") for i in range(5))
-    pages = [teller.ask(GetCampaign("a", after, 2)) for after in (0, 2, 4, 5, 9)]
+    asked = [GetCampaign("a", after, 2) for after in (0, 2, 4, 5, 9)]
+    assert [teller.ledger.items_of(command) for command in asked] == [2, 2, 1, 0, 0]
+    assert teller.ledger.items_of(GetCampaign("b", 0, 2)) == 0
+    pages = [teller.ask(command) for command in asked]
     assert all(isinstance(page, CampaignPage) for page in pages)
     shown = [(page.coupons, page.more) for page in pages if isinstance(page, CampaignPage)]
     assert shown == [(coupons[:2], True), (coupons[2:4], True), (coupons[4:], False), ((), False), ((), False)]
@@ -567,6 +570,7 @@ def test_list_campaigns_in_pages(teller: Teller) -> None:
     def listed(after: str, most: int) -> tuple[str, bool]:
         page = teller.ask(ListCampaigns(after, most))
         assert isinstance(page, CampaignList)
+        assert teller.ledger.items_of(ListCampaigns(after, most)) == len(page.campaigns)
         return "".join(campaign.campaign_id for campaign in page.campaigns), page.more
 
     assert listed("", 3) == ("abc", True)

@@ -8,10 +8,11 @@ import pytest
 from cluster.config import JournalKind
 from cluster.records import OwnerRecord
 from cluster.types import Incarnation, LeaseId, NodeId, Revision
-from node.commands import GetCampaign, Reason, Refused
+from node.commands import CampaignPage, Command, GetCampaign, IssueCoupon, Issued, Reason, Refused
 from node.keeper import NotHandedOver, State
 from node.peers import HandoverFailed
 from node.shard import PAGES_MAX, Outcome
+from node.turns import PAGE_ITEMS
 from tests.fakes.disk import Fail, Fault, Operation
 from tests.fakes.etcd_faults import Fate, Leg, Loss
 from tests.node.process import KEYS
@@ -71,6 +72,35 @@ def test_more_pages_than_wait_for_an_open_shard_are_sent_back() -> None:
         await world.healthy()
 
     run(main, lambda: World("etcd"))
+
+
+def test_the_shards_of_a_node_show_pages_one_after_the_other() -> None:
+    """Asked at the same moment, each waits for the pages before his own; who wants a coupon waits for none of them."""
+
+    async def main(world: World) -> None:
+        (a,) = await world.started("a")
+        campaigns = [world.campaign(shard) for shard in range(world.shards)]
+        for campaign_id in campaigns:
+            await world.create(campaign_id, PAGE_ITEMS)
+            await asyncio.gather(*(world.issue(campaign_id, f"u{n}") for n in range(PAGE_ITEMS // 2 + 1)))
+        loop = asyncio.get_running_loop()
+
+        async def took_s(command: Command, campaign_id: str) -> float:
+            began_s = loop.time()
+            answer = await world.send(a, command, campaign_id).said
+            assert isinstance(answer, CampaignPage | Issued)
+            return loop.time() - began_s
+
+        alone_s = await took_s(GetCampaign(campaigns[0], 0, PAGE_ITEMS), campaigns[0])
+        assert alone_s > 0
+        pages = [took_s(GetCampaign(campaign_id, 0, PAGE_ITEMS), campaign_id) for campaign_id in campaigns]
+        coupons = [took_s(IssueCoupon(campaign_id, "late", "r"), campaign_id) for campaign_id in campaigns]
+        all_took_s = await asyncio.gather(*pages, *coupons)
+        for number, page_s in enumerate(sorted(all_took_s[: len(campaigns)]), 1):
+            assert page_s >= number * alone_s * 0.99
+        assert max(all_took_s[len(campaigns) :]) < 3 * alone_s
+
+    run(main, lambda: World("etcd", shards=8))
 
 
 @both_journals

@@ -29,7 +29,8 @@ from node.journal.base import AppendRefused, Fenced, OutcomeUnknown
 from node.ledger import Ledger
 from node.observer import UNOBSERVED, Observer
 from node.replay import Replayer
-from node.shard import PAGE_ITEMS, PAGES_MAX, Call, End, Outcome, Overloaded, Shard
+from node.shard import PAGES_MAX, Call, End, Outcome, Overloaded, Shard
+from node.turns import PAGE_ITEMS, Turns
 from node.wallclock import WallClock
 from tests.fakes import virtual_time
 
@@ -91,7 +92,12 @@ class Bench:
     """A shard that runs, and what its callers heard."""
 
     def __init__(
-        self, *, calls_max: int = 1_000, entry_bytes_max: int = 128 * 1024, observer: Observer = UNOBSERVED
+        self,
+        *,
+        calls_max: int = 1_000,
+        entry_bytes_max: int = 128 * 1024,
+        turns: Turns | None = None,
+        observer: Observer = UNOBSERVED,
     ) -> None:
         self.journal = GatedJournal()
         self.clock = LoopClock()
@@ -107,6 +113,7 @@ class Bench:
             entry_bytes_max=entry_bytes_max,
             calls_max=calls_max,
             has_room=lambda: self.has_room,
+            turns=turns,
             observer=observer,
         )
         self.running = asyncio.create_task(self.shard.run())
@@ -126,6 +133,18 @@ class Bench:
     async def create(self, total: int, start_us: int | None = None, campaign: str = "c") -> None:
         answer = await self.call(CreateCampaign(campaign, "테스트", total, 1, start_us, None))
         assert isinstance(answer, CampaignAnswer)
+
+    async def fill(self, coupons: int) -> None:
+        """A campaign of which so many coupons are issued."""
+        await self.create(10 * coupons)
+        for first in range(0, coupons, 500):
+            await asyncio.gather(*(self.issue(f"owner-{n}") for n in range(first, min(first + 500, coupons))))
+
+    def let_go(self) -> None:
+        """What the journal has in hand."""
+        for gate in [gate for _, gate in self.journal.appending] + self.journal.barriers:
+            gate.set_result(None)
+        self.journal.barriers.clear()
 
     async def turn(self) -> None:
         """Let everything that is ready run."""
@@ -395,7 +414,7 @@ def test_who_wants_a_coupon_does_not_stand_behind_who_reads() -> None:
 
     async def main() -> None:
         bench = Bench()
-        await bench.create(100)
+        await bench.fill(PAGE_ITEMS)
         bench.journal.gated = True
         in_flight = bench.issue("u0")
         await bench.turn()
@@ -403,14 +422,12 @@ def test_who_wants_a_coupon_does_not_stand_behind_who_reads() -> None:
         coupons = [bench.issue(f"u{n}") for n in range(1, 50)]
         for read in range(6):
             assert [page.done() for page in pages] == [n < read - 1 for n in range(5)]
-            for gate in [gate for _, gate in bench.journal.appending] + bench.journal.barriers:
-                gate.set_result(None)
-            bench.journal.barriers.clear()
+            bench.let_go()
             await bench.turn()
             assert all(coupon.done() for coupon in coupons) is (read > 0)
         assert in_flight.done()
         shown = [page.result() for page in pages]
-        assert [len(page.coupons) for page in shown if isinstance(page, CampaignPage)] == [50] * 5
+        assert [len(page.coupons) for page in shown if isinstance(page, CampaignPage)] == [PAGE_ITEMS] * 5
         await bench.end()
 
     run(main)
@@ -420,23 +437,161 @@ def test_who_wants_a_coupon_does_not_stand_behind_who_reads() -> None:
     ("items", "together"), [(PAGE_ITEMS // 4, 4), (PAGE_ITEMS // 4 + 1, 3), (PAGE_ITEMS, 1), (5 * PAGE_ITEMS, 1)]
 )
 def test_small_pages_share_a_round(items: int, together: int) -> None:
+    """What counts is what they show, however much they ask for."""
+
     async def main() -> None:
         bench = Bench()
-        await bench.create(1)
+        await bench.fill(items)
         bench.journal.gated = True
         in_flight = bench.issue("u0")
         await bench.turn()
-        pages = [bench.send(ListCampaigns("", items)) for _ in range(8)]
-        bench.journal.appending[0][1].set_result(None)
+        pages = [bench.send(GetCampaign("c", 1, 5 * PAGE_ITEMS)) for _ in range(8)]
+        nothing = [bench.send(ListCampaigns("c", PAGE_ITEMS)), bench.send(GetCampaign("other", 0, PAGE_ITEMS))]
+        bench.let_go()
         await in_flight
         await bench.turn()
-        bench.journal.barriers[0].set_result(None)
+        bench.let_go()
         await bench.turn()
         assert sum(page.done() for page in pages) == together
+        assert not any(page.done() for page in nothing), "they came later"
         bench.journal.gated = False
-        bench.journal.barriers[-1].set_result(None)
-        await asyncio.gather(*pages)
+        bench.let_go()
+        await asyncio.gather(*pages, *nothing)
         await bench.end()
+
+    run(main)
+
+
+def test_pages_that_show_nothing_cost_no_turn() -> None:
+    """Nothing is there, or their time is up: all of them are answered in one round, with a page that does show much."""
+
+    async def main() -> None:
+        bench = Bench()
+        await bench.fill(PAGE_ITEMS)
+        bench.journal.gated = True
+        bench.issue("u0")
+        await bench.turn()
+        late = [bench.send(GetCampaign("c", 0, PAGE_ITEMS), timeout_s=0.5) for _ in range(5)]
+        empty = [bench.send(GetCampaign("other", 0, PAGE_ITEMS)) for _ in range(5)]
+        beyond = [bench.send(GetCampaign("c", 2 * PAGE_ITEMS, PAGE_ITEMS)), bench.send(ListCampaigns("c", PAGE_ITEMS))]
+        page, next_page = (bench.send(GetCampaign("c", 0, PAGE_ITEMS)) for _ in range(2))
+        await asyncio.sleep(1.0)
+        bench.let_go()
+        await bench.turn()
+        bench.let_go()
+        await bench.turn()
+        assert [call.result() for call in late] == [Outcome.EXPIRED] * 5
+        assert all(call.done() for call in [*empty, *beyond, page])
+        assert not next_page.done()
+        bench.journal.gated = False
+        bench.let_go()
+        assert isinstance(await next_page, CampaignPage)
+        await bench.end()
+
+    run(main)
+
+
+@pytest.mark.parametrize("ends", ["shown", "drained", "fenced", "cancelled", "clock stepped"])
+def test_the_shards_of_a_node_show_pages_in_turn(ends: str) -> None:
+    """While one of them shows a page the others issue coupons, and show nothing; however it ends, they go on."""
+
+    async def main() -> None:
+        turns = Turns()
+        first, second = Bench(turns=turns), Bench(turns=turns)
+        for bench in (first, second):
+            await bench.fill(PAGE_ITEMS)
+            bench.journal.gated = True
+        page = first.send(GetCampaign("c", 0, PAGE_ITEMS))
+        await first.turn()
+        other = second.send(GetCampaign("c", 0, PAGE_ITEMS))
+        for n in range(3):
+            coupon = second.issue(f"u{n}")
+            await second.turn()
+            second.let_go()
+            assert isinstance(await coupon, Issued)
+        assert not second.journal.barriers
+        (gate,) = first.journal.barriers
+        if ends == "cancelled":
+            first.running.cancel()
+        elif ends == "fenced":
+            gate.set_exception(Fenced)
+        else:
+            gate.set_result(None)
+        if ends == "drained":
+            first.shard.drain()
+        if ends == "clock stepped":
+            first.send(GetCampaign("c", 0, PAGE_ITEMS))
+            first.clock.step_us = 10**9
+        await first.turn()
+        assert isinstance(page.result(), Outcome) is (ends in ("cancelled", "fenced"))
+        assert second.journal.barriers, "it is the other's turn"
+        second.let_go()
+        assert isinstance(await other, CampaignPage)
+        await second.end()
+        if ends == "shown":
+            await first.end()
+        await asyncio.wait([first.running])
+
+    run(main)
+
+
+def test_who_waits_for_a_turn_and_ends_holds_nobody_up() -> None:
+    """A page of a shard that is drained meanwhile is sent back, and the next shard is not kept waiting."""
+
+    async def main() -> None:
+        turns = Turns()
+        benches = [Bench(turns=turns) for _ in range(3)]
+        pages = []
+        for bench in benches:
+            await bench.fill(PAGE_ITEMS)
+            bench.journal.gated = True
+        for bench in benches:
+            pages.append(bench.send(GetCampaign("c", 0, PAGE_ITEMS)))
+            await bench.turn()
+        assert await benches[1].end() is End.DRAINED
+        assert await pages[1] is Outcome.NOT_OWNER
+        benches[0].let_go()
+        assert isinstance(await pages[0], CampaignPage)
+        await benches[2].turn()
+        benches[2].let_go()
+        assert isinstance(await pages[2], CampaignPage)
+        for bench in (benches[0], benches[2]):
+            await bench.end()
+
+    run(main)
+
+
+def test_who_is_refused_a_page_is_told_the_pace_of_pages() -> None:
+    """A line of pages is worked off at the pace at which the shard has had its turns, which others take as well."""
+
+    async def main() -> None:
+        turns = Turns()
+        bench, others = Bench(turns=turns), Bench(turns=turns)
+        for one in (bench, others):
+            await one.fill(PAGE_ITEMS)
+            one.journal.gated = True
+        page = GetCampaign("c", 0, PAGE_ITEMS)
+        pages = [bench.send(page, timeout_s=1_000.0) for _ in range(PAGES_MAX)]
+        for _ in range(PAGES_MAX // 2):
+            busy = others.send(page)
+            for one in (bench, others):
+                await one.turn()
+                await asyncio.sleep(1.0)
+                one.let_go()
+                await one.turn()
+            assert isinstance(await busy, CampaignPage)
+        while True:
+            try:
+                pages.append(bench.send(page))
+            except Overloaded as overloaded:
+                retry_after_s = overloaded.retry_after_s
+                break
+        assert retry_after_s == pytest.approx(2.0 * PAGES_MAX, rel=0.1), "2 s a page"
+        bench.journal.gated = False
+        bench.let_go()
+        await asyncio.gather(*pages)
+        for one in (bench, others):
+            await one.end()
 
     run(main)
 
