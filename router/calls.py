@@ -60,6 +60,8 @@ class Carrier(Protocol):
     """What a call is in flight on: a link."""
 
     address: str
+    pages_in_flight: int
+    """Counted by who sends them."""
 
     def forget(self, call: "PendingCall") -> None: ...
 

@@ -229,6 +229,8 @@ class Dispatcher:
                 call.stage = Stage.IN_FLIGHT
                 line.in_flight += 1
                 call.carrier = link
+                if call.is_page:
+                    link.pages_in_flight += 1
                 batch.append(call)
                 size += len(call.request)
             del ready[shard]
@@ -247,7 +249,7 @@ class Dispatcher:
                 self._decided(call, errors.refused(reply.refusal))
             case "not_owner":
                 self._send_back(call)
-            case "overloaded" if not call.maybe_done:
+            case "overloaded" if call.is_read or not call.maybe_done:
                 retry_after_s = reply.overloaded.retry_after_ms / 1_000 * self._rng.uniform(1.0, 1.5)
                 self._decided(call, errors.overloaded(retry_after_s))
             case "overloaded":
@@ -290,6 +292,9 @@ class Dispatcher:
     def _landed(self, call: PendingCall) -> ShardLine:
         """It is no longer in flight, whatever comes of it."""
         line = self._lines[call.shard]
+        assert call.carrier is not None, "landed, and was not in flight"
+        if call.is_page:
+            call.carrier.pages_in_flight -= 1
         call.carrier = None
         line.in_flight -= 1
         assert line.in_flight >= 0, "a call landed twice"
@@ -341,9 +346,10 @@ class Dispatcher:
     # --- load --------------------------------------------------------------------------------------------------------
 
     def _load(self, line: ShardLine) -> int:
-        """Calls that the shard's owner has to decide before a new one; 0 while it is not reached."""
+        """Calls that the shard's owner has to decide before a new one, which does not wait for pages; 0 while it is not
+        reached."""
         link = self._links.get(line.address) if line.address is not None else None
-        return link.calls_in_flight + line.waiting if link is not None else 0
+        return link.calls_in_flight - link.pages_in_flight + line.waiting if link is not None else 0
 
     def _let_in(self, address: str | None) -> None:
         """Those who wait for room look again."""

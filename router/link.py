@@ -78,6 +78,8 @@ class NodeLink:
         self.address = address
         self.settings = settings
         self.up = False
+        self.pages_in_flight = 0
+        """Of the calls; counted by the source."""
         self._hello = hello
         self._source = source
         self._transport = transport

@@ -17,7 +17,7 @@ from tests.router.fake_node import issued, not_owner, refusal, running_node, sil
 from tests.router.rig import KEYS, SHARDS, Rig, rig, run, within
 
 PATIENT = DispatchSettings(retry_s=0.02, retry_max_s=0.02)
-TWO_PAGES = DispatchSettings(shard_pages_max=2)
+TWO_PAGES = DispatchSettings(shard_pages_max=2, node_calls_max=2)
 
 
 async def error_of(call: Awaitable[object]) -> ApiError:
@@ -375,9 +375,10 @@ def test_what_is_accepted_is_bounded(bound: DispatchSettings) -> None:
     run(test())
 
 
-@pytest.mark.parametrize("ends", ["answered", "expired", "moved"])
+@pytest.mark.parametrize("ends", ["answered", "expired", "moved", "broken"])
 def test_pages_of_one_shard_are_bounded(ends: str) -> None:
-    """Whoever reads a lot is refused, alone; and is let in again when a page has come to its end, whatever it was."""
+    """Whoever reads a lot is refused, alone, and does not make the node crowded for others; he is let in again when a
+    page has come to its end, whatever it was."""
 
     async def test() -> None:
         async with running_node() as node, running_node() as other, rig(dispatch=TWO_PAGES) as router:
@@ -385,14 +386,16 @@ def test_pages_of_one_shard_are_bounded(ends: str) -> None:
                 call.method, issued
             )(call)
             router.own(node)
+            await router.issue("somebody, so that the campaign is known")
             timeout_s = 0.1 if ends == "expired" else 10.0
             pages = [asyncio.create_task(read_campaign(router, timeout_s)) for _ in range(2)]
-            await node.came(2)
+            await node.came(3)
             listing = router.service.list_campaigns(coupon_pb2.ListCampaignsRequest(), within(10.0))
             for error in (await error_of(read_campaign(router, 10.0)), await error_of(listing)):
                 assert error.reason == coupon_pb2.OVERLOADED
                 assert error.retry_after_s is not None
                 assert 0 < error.retry_after_s < 1
+            assert router.dispatcher.has_room(shard_of("c", SHARDS))
             await router.issue("nobody who reads")
             other.script = shown
             if ends == "answered":
@@ -400,10 +403,14 @@ def test_pages_of_one_shard_are_bounded(ends: str) -> None:
             elif ends == "moved":
                 router.own(other)
                 node.say(*(not_owner(call) for call in node.calls if call.method == node_pb2.GET_CAMPAIGN))
+            elif ends == "broken":
+                node.script = shown
+                node.break_stream()
             await asyncio.gather(*pages, return_exceptions=True)
             assert all((page.exception() is not None) is (ends == "expired") for page in pages)
             node.script = shown
             await asyncio.gather(*(read_campaign(router, 10.0) for _ in range(2)))
+            assert [link.pages_in_flight for link in router.dispatcher._links.values()] == [0] * (1 + (ends == "moved"))
 
     run(test())
 
@@ -422,6 +429,33 @@ def test_a_full_node_is_not_asked_again() -> None:
             assert error.retry_after_s is not None
             assert 0.4 <= error.retry_after_s <= 0.6
             assert len(node.calls) == 1
+
+    run(test())
+
+
+def test_a_reader_whom_a_full_node_refuses_holds_up_nobody() -> None:
+    """Though his stream broke before: a read that may have been done has done nothing, so that he is told at once, and
+    the shard's line goes on."""
+
+    async def test() -> None:
+        async with running_node() as node, rig() as router:
+            full = node_pb2.Overloaded(retry_after_ms=60_000)
+
+            def script(call: node_pb2.Call) -> node_pb2.Reply | None:
+                if call.method != node_pb2.GET_CAMPAIGN:
+                    return issued(call)
+                return node_pb2.Reply(call_id=call.call_id, overloaded=full) if node.hellos == 2 else None
+
+            node.script = script
+            router.own(node)
+            page = asyncio.create_task(read_campaign(router, 5.0))
+            await node.came(1)
+            node.break_stream()
+            error = await error_of(page)
+            assert error.reason == coupon_pb2.OVERLOADED
+            assert error.retry_after_s is not None
+            assert error.retry_after_s >= 60
+            await router.issue("u", timeout_s=5.0)
 
     run(test())
 
