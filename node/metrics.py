@@ -6,21 +6,19 @@ from operator import attrgetter
 
 from prometheus_client.metrics_core import Metric
 
-from cluster.clock import SystemClock
 from cluster.metrics import CALLS, CAMPAIGN_S, CAMPAIGNS_MAX, Histogram, Lately, counter, histogram, now_s
 from cluster.types import ShardId
+from node.calls import Call, Outcome
 from node.commands import Answer, CampaignAnswer, Command, CreateCampaign, IssueCoupon, Issued, Reason, Refused
 from node.ledger import Ledger
 from node.observer import Cause, HandoverCause
-from node.shard import Call, End, Held, Outcome
+from node.shard import End, Held
 
 ENTRY_BYTES = (256.0, 1_024.0, 4_096.0, 16_384.0, 65_536.0, 262_144.0, 1_048_576.0)
 LEFT = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 TAKEOVER_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 _ARRIVED_S, _CALL_ARRIVED_S = attrgetter("arrived_s"), attrgetter("call.arrived_s")
-
-_CLOCK = SystemClock()
 
 OK = "OK"
 _APPEND_OUTCOMES = {
@@ -34,7 +32,7 @@ _APPEND_OUTCOMES = {
 class NodeMetrics:
     """Implements node.observer.Observer and cluster.metrics.Source."""
 
-    def __init__(self, wall_us: Callable[[], int] = _CLOCK.wall_us) -> None:
+    def __init__(self, wall_us: Callable[[], int]) -> None:
         """`wall_us`: microseconds since 1970, for how long ago something was that stands in a journal."""
         self._wall_us = wall_us
         self.campaigns = Lately[tuple[ShardId, str]](CAMPAIGNS_MAX)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Protocol
 from cluster.types import ShardId
 
 if TYPE_CHECKING:
+    from node.calls import Call, Outcome
     from node.ledger import Ledger
-    from node.shard import Call, End, Held, Outcome
+    from node.shard import End, Held
 
 
 class Cause(Enum):

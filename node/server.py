@@ -12,12 +12,12 @@ from cluster.audit_log import AuditLog
 from cluster.identity import mismatch
 from cluster.roles import uri_in
 from cluster.types import Incarnation, Revision, ShardId
+from node.calls import Call, Outcome, Overloaded
 from node.commands import Answer, CampaignPage, GetCampaign, Reason, Refused
 from node.keeper import NotHandedOver
 from node.life import Life
 from node.member import Member
 from node.outbox import Outbox
-from node.shard import Call, Outcome, Overloaded
 from node.wire import MalformedCall, campaign_of, command_of, reply_of
 from proto import coupon_pb2, node_pb2, node_pb2_grpc
 

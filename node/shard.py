@@ -5,10 +5,8 @@
 At most one entry is in flight, and nobody hears of a decision before its entry is durable. The ledger runs ahead of the
 journal by that one entry; when it fails, ledger and loop are thrown away together and the next owner replays.
 
-A page of coupons, or of campaigns, costs what a hundred grants cost. Pages have a line of their own, of which a round
-takes one when it is the shard's turn among those of its node (`node.turns`), so that whoever reads a lot does not hold
-up who wants a coupon. Calls that wait together may be decided in any order: none of their callers has heard of
-another's answer.
+Calls that wait together may be decided in any order, since none of their callers has heard of another's answer: pages
+of coupons or campaigns have a line of their own (`node.pages`).
 """
 
 import asyncio
@@ -19,33 +17,22 @@ from enum import Enum
 import structlog
 
 from cluster.value import value
-from node.commands import Answer, Command, GetCampaign, ListCampaigns, Proof
+from node.calls import Call, Outcome, Overloaded
+from node.commands import Answer, Proof
 from node.entries import Header, encode, entry_bytes_max_of
 from node.events import Event
 from node.journal.base import AppendRefused, Fenced, OutcomeUnknown, ShardJournal
 from node.ledger import Ledger
 from node.observer import UNOBSERVED, Observer
-from node.turns import PAGE_ITEMS, Turns
+from node.pages import PageLine, is_page
+from node.turns import Turns
 from node.wallclock import ClockStepped, WallClock
 from node.watchers import Watchers
 
 log = structlog.get_logger()
 
-PAGES_MAX = 64
-"""Pages in line."""
 TIMER_S_MAX = 1.0
 """A wait for a campaign's start is cut into pieces, since the wall clock may be slewed meanwhile."""
-
-
-class Outcome(Enum):
-    """What a caller hears instead of an answer."""
-
-    NOT_OWNER = "not_owner"
-    """Certainly not done; route again."""
-    UNKNOWN = "unknown"
-    """May have been done."""
-    EXPIRED = "expired"
-    """Certainly not done: it was late already."""
 
 
 class End(Enum):
@@ -59,25 +46,6 @@ class End(Enum):
     LEASE_OVER = "lease_over"
     CLOCK_STEPPED = "clock_stepped"
     CANCELLED = "cancelled"
-
-
-class Overloaded(Exception):
-    """The inbox is full. `retry_after_s`: how long it takes to work off, by the loop's recent speed."""
-
-    def __init__(self, retry_after_s: float) -> None:
-        super().__init__()
-        self.retry_after_s = retry_after_s
-
-
-@value
-class Call:
-    command: Command
-    arrived_s: float
-    """By the observer's clock: when this node heard of it."""
-    deadline_s: float
-    """By the event loop's clock: when nobody waits for the answer any more."""
-    reply: Callable[[Answer | Outcome], None]
-    """Called exactly once, from the event loop. Must not raise and must not block."""
 
 
 @value
@@ -123,18 +91,12 @@ class Shard:
         self._calls_max = calls_max
         self._round_calls_max = round_calls_max
         self._has_room = has_room
-        self._turns = turns or Turns()
-        self._again = self._turn_may_have_come
         self._observer = observer
         self._inbox: deque[Call] = deque()
-        self._pages: deque[Call] = deque()
-        self._barred = False
-        """The pages wait for the shard's turn."""
         self._wake = asyncio.Event()
+        self._pages = PageLine(ledger, turns or Turns(), self._wake.set)
         self._closing = False
         self._call_s = 0.001  # moving average of a call's share of a round
-        self._page_s = 0.01  # moving average of what a page waits for the shard's turn and takes
-        self._paged_at = 0.0
 
     @property
     def queued(self) -> int:
@@ -146,11 +108,7 @@ class Shard:
             call.reply(Outcome.NOT_OWNER)
             return
         if is_page(call.command):
-            if len(self._pages) >= PAGES_MAX:
-                raise Overloaded(PAGES_MAX * self._page_s)
-            if not self._pages:
-                self._paged_at = asyncio.get_running_loop().time()
-            self._pages.append(call)
+            self._pages.join(call, asyncio.get_running_loop().time())
         else:
             if len(self._inbox) >= self._calls_max:
                 raise Overloaded(len(self._inbox) * self._call_s)
@@ -170,11 +128,9 @@ class Shard:
         finally:
             self._closing = True
             self._observer.put_off(Outcome.NOT_OWNER, self.queued)
-            for line in (self._inbox, self._pages):
-                for call in line:
-                    call.reply(Outcome.NOT_OWNER)
-                line.clear()
-            self._turns.leave(self._again)
+            for call in (*self._inbox, *self._pages.close()):
+                call.reply(Outcome.NOT_OWNER)
+            self._inbox.clear()
             self.watchers.end()
             await self.journal.close()
             log.info("shard_closed", shard=self.header.shard, epoch=self.header.epoch.revision, end=end.value)
@@ -199,9 +155,7 @@ class Shard:
                 return end
             ended_s = loop.time()
             if pages:
-                self._turns.leave(self._again)
-                self._page_s += 0.1 * ((ended_s - self._paged_at) / len(pages) - self._page_s)
-                self._paged_at = ended_s
+                self._pages.shown(len(pages), ended_s)
             elif calls:
                 self._call_s += 0.1 * ((ended_s - began_s) / len(calls) - self._call_s)
 
@@ -276,7 +230,7 @@ class Shard:
 
     async def _work_to_do(self) -> None:
         """Return when there is a call to decide, a campaign's start or end is due, or the shard closes."""
-        while not self._inbox and (self._barred or not self._pages) and not self._closing:
+        while not self._inbox and not self._pages.ready and not self._closing:
             due_us = self.ledger.next_due_us()
             self._wake.clear()
             if due_us is None:
@@ -297,7 +251,7 @@ class Shard:
     def _next_round(self, now_s: float) -> tuple[list[Call], list[Call]]:
         """As many calls as surely fit in one entry, in order of arrival; and pages, if it is the shard's turn."""
         left = self._entry_bytes_max - ENTRY_OVERHEAD_BYTES
-        pages = [] if self._barred else self._next_pages(now_s, left)
+        pages = self._pages.take(now_s, left)
         left -= sum(entry_bytes_max_of(page.command) for page in pages)
         calls: list[Call] = []
         while self._inbox and len(calls) < self._round_calls_max:
@@ -306,36 +260,6 @@ class Shard:
                 break
             calls.append(self._inbox.popleft())
         return calls, pages
-
-    def _next_pages(self, now_s: float, entry_bytes: int) -> list[Call]:
-        """A page, or several small ones; none while it is the turn of others."""
-        pages: list[Call] = []
-        items = 0
-        for page in self._pages:
-            # Nobody is shown anything whose time is up.
-            more = self.ledger.items_of(page.command) if page.deadline_s > now_s else 0
-            entry_bytes -= entry_bytes_max_of(page.command)
-            if pages and (items + more > PAGE_ITEMS or entry_bytes < 0):
-                break
-            items += more
-            pages.append(page)
-        if not pages:
-            return []
-        self._barred = not self._turns.take(self._again, items)
-        if self._barred:
-            return []
-        for _ in pages:
-            self._pages.popleft()
-        return pages
-
-    def _turn_may_have_come(self) -> None:
-        self._barred = False
-        self._wake.set()
-
-
-def is_page(command: Command) -> bool:
-    """Whether it asks to be shown many coupons or campaigns, if there are many."""
-    return type(command) is ListCampaigns or (type(command) is GetCampaign and command.coupons_max > 0)
 
 
 ENTRY_OVERHEAD_BYTES = 16 * 1024

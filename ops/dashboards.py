@@ -45,6 +45,12 @@ def quantiles(metric: str, by: str = "", where: str = "") -> tuple[Query, ...]:
     )
 
 
+def means(metric: str) -> tuple[Query, ...]:
+    """Of a histogram's observations, by instance."""
+    total, count = (f"sum by (instance) (rate({metric}_{part}[{RATE}]))" for part in ("sum", "count"))
+    return (Query(f"{total} / {count}", "{{instance}}"),)
+
+
 SYNCS = "seonchak_journal_sync_duration_seconds_bucket|etcd_disk_wal_fsync_duration_seconds_bucket"
 
 NAMED = "* on (instance) group_left (name) max by (instance, name) (seonchak_build_info)"
@@ -293,27 +299,8 @@ CLUSTER = (
         unit="s",
         description="Of the file journal's, on the nodes, and of etcd's log.",
     ),
-    Panel(
-        "Calls a round",
-        (
-            Query(
-                f"sum by (instance) (rate(seonchak_round_calls_sum[{RATE}]))"
-                f" / sum by (instance) (rate(seonchak_round_calls_count[{RATE}]))",
-                "{{instance}}",
-            ),
-        ),
-    ),
-    Panel(
-        "Bytes an entry",
-        (
-            Query(
-                f"sum by (instance) (rate(seonchak_journal_entry_bytes_sum[{RATE}]))"
-                f" / sum by (instance) (rate(seonchak_journal_entry_bytes_count[{RATE}]))",
-                "{{instance}}",
-            ),
-        ),
-        unit="bytes",
-    ),
+    Panel("Calls a round", means("seonchak_round_calls")),
+    Panel("Bytes an entry", means("seonchak_journal_entry_bytes"), unit="bytes"),
     Panel(
         "In line on the node",
         (

@@ -18,14 +18,17 @@ CORE = (
     "cluster.records",
     "cluster.topology",
     "cluster.types",
+    "node.calls",
     "node.campaign",
     "node.commands",
     "node.coupons",
     "node.entries",
     "node.events",
     "node.ledger",
+    "node.pages",
     "node.replay",
     "node.rfc3339",
+    "node.turns",
 )
 
 

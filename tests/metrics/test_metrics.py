@@ -10,6 +10,7 @@ from prometheus_client import Metric, generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
+from cluster.clock import SystemClock
 from cluster.metrics import CALLS, EtcdTimes, Histogram, Lately, Process, counter, histogram, info, registry_of
 from node.metrics import NodeMetrics
 from tests.metrics.reading import said
@@ -68,7 +69,7 @@ class Samples:
 
 def test_openmetrics_can_be_read_back() -> None:
     """Types, labels that have to be escaped, and the end of the text, by the library's own parser."""
-    text = generate_openmetrics(registry_of(Samples(), EtcdTimes(), NodeMetrics())).decode()
+    text = generate_openmetrics(registry_of(Samples(), EtcdTimes(), NodeMetrics(SystemClock().wall_us))).decode()
     families = {family.name: family for family in text_string_to_metric_families(text)}
     assert families["seonchak_things"].type == "counter"
     (sample,) = families["seonchak_things"].samples

@@ -14,13 +14,13 @@ from cluster.config import ClusterConfig
 from cluster.records import Keyspace
 from cluster.session import EtcdClient
 from cluster.types import Incarnation, NodeId, Revision, ShardId
+from node.calls import Outcome
 from node.commands import Answer
 from node.keeper import NotHandedOver
 from node.life import Life, Parts, Timing
 from node.member import Member
 from node.metrics import NodeMetrics
 from node.peers import HandoverFailed
-from node.shard import Outcome
 from tests.fakes.etcd_faults import Gate, Link
 
 if TYPE_CHECKING:

@@ -8,10 +8,11 @@ import pytest
 from cluster.config import JournalKind
 from cluster.records import OwnerRecord
 from cluster.types import Incarnation, LeaseId, NodeId, Revision
+from node.calls import Outcome
 from node.commands import CampaignPage, Command, GetCampaign, IssueCoupon, Issued, Reason, Refused
 from node.keeper import NotHandedOver, State
+from node.pages import PAGES_MAX
 from node.peers import HandoverFailed
-from node.shard import PAGES_MAX, Outcome
 from node.turns import PAGE_ITEMS
 from tests.fakes.disk import Fail, Fault, Operation
 from tests.fakes.etcd_faults import Fate, Leg, Loss

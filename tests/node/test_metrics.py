@@ -4,14 +4,15 @@ import asyncio
 
 import pytest
 
+from cluster.clock import SystemClock
 from cluster.config import JournalKind
 from cluster.metrics import CAMPAIGNS_MAX
 from cluster.placement import preference
 from cluster.types import NodeId, ShardId
+from node.calls import Outcome, Overloaded
 from node.commands import CreateCampaign, IssueCoupon
 from node.journal.base import AppendRefused, Fenced, OutcomeUnknown
 from node.metrics import NodeMetrics
-from node.shard import Outcome, Overloaded
 from node.view import NodeView
 from tests.metrics.reading import said
 from tests.node.process import Process
@@ -30,7 +31,7 @@ def test_every_decided_call_counts_once_and_rounds_are_measured() -> None:
     """By what it was answered; calls that waited for one append are one round."""
 
     async def main() -> None:
-        metrics = NodeMetrics()
+        metrics = NodeMetrics(SystemClock().wall_us)
         bench = Bench(observer=metrics)
         await bench.create(20)
         await bench.issue("ann")
@@ -75,7 +76,7 @@ def test_a_failed_append_is_counted_by_what_is_known_of_it(
     """And no call of its round counts as decided. One that the shard's end has cut off is nobody's fault: None."""
 
     async def main() -> None:
-        metrics = NodeMetrics()
+        metrics = NodeMetrics(SystemClock().wall_us)
         bench = Bench(observer=metrics)
         await bench.create(5)
         bench.journal.gated = True
@@ -103,7 +104,7 @@ def test_calls_that_came_too_late_and_into_a_full_line() -> None:
     """Neither is decided; each is counted for what it was."""
 
     async def main() -> None:
-        metrics = NodeMetrics()
+        metrics = NodeMetrics(SystemClock().wall_us)
         bench = Bench(observer=metrics, calls_max=1)
         assert await bench.send(IssueCoupon("c", "ann", ""), timeout_s=0) is Outcome.EXPIRED
         bench.issue("bob")
@@ -277,7 +278,7 @@ def test_campaigns_are_bounded() -> None:
     """However many there are, the last ones have a series."""
 
     async def main() -> None:
-        metrics = NodeMetrics()
+        metrics = NodeMetrics(SystemClock().wall_us)
         bench = Bench(observer=metrics)
         for number in range(CAMPAIGNS_MAX + 50):
             await bench.send(CreateCampaign(f"c{number}", "봄", 1, 1, None, None))
@@ -292,7 +293,7 @@ def test_who_asks_in_vain_pushes_nobody_out() -> None:
     coupon and a new campaign count."""
 
     async def main() -> None:
-        metrics = NodeMetrics()
+        metrics = NodeMetrics(SystemClock().wall_us)
         bench = Bench(observer=metrics)
         await bench.create(1, campaign="sold-out")
         await bench.issue("ann", campaign="sold-out")

@@ -6,11 +6,11 @@ from types import SimpleNamespace
 from typing import Any
 
 from cluster.types import ShardId
+from node.calls import Call
 from node.commands import Coupon, Coupons
 from node.observer import UNOBSERVED
 from node.outbox import FRAME_BYTES_MAX, FRAMES_MAX, Outbox
 from node.server import NodeServer
-from node.shard import Call
 from proto import coupon_pb2, node_pb2
 
 IDENTITY = node_pb2.ClusterIdentity(cluster_id="test")

@@ -9,6 +9,7 @@ import pytest
 
 from cluster.codes import CodeCodec
 from cluster.types import Epoch, Incarnation, LeaseId, NodeId, Revision, ShardId
+from node.calls import Call, Outcome, Overloaded
 from node.commands import (
     Answer,
     CampaignAnswer,
@@ -28,8 +29,9 @@ from node.entries import Header
 from node.journal.base import AppendRefused, Fenced, OutcomeUnknown
 from node.ledger import Ledger
 from node.observer import UNOBSERVED, Observer
+from node.pages import PAGES_MAX
 from node.replay import Replayer
-from node.shard import PAGES_MAX, Call, End, Outcome, Overloaded, Shard
+from node.shard import End, Shard
 from node.turns import PAGE_ITEMS, Turns
 from node.wallclock import WallClock
 from tests.fakes import virtual_time

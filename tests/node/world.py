@@ -18,6 +18,7 @@ from cluster.placement import preference
 from cluster.records import NodeRecord, OwnerRecord
 from cluster.session import EtcdClient
 from cluster.types import Epoch, Incarnation, LeaseId, NodeId, Revision, ShardId
+from node.calls import Call, Outcome, Overloaded
 from node.commands import (
     Answer,
     CampaignAnswer,
@@ -37,7 +38,6 @@ from node.journal.etcd import EtcdJournal
 from node.journal.file import FileJournal
 from node.ledger import Ledger
 from node.replay import Replayer
-from node.shard import Call, Outcome, Overloaded
 from tests.fakes.disk import BASE, MemoryDisk
 from tests.fakes.etcd import FakeEtcd
 from tests.fakes.etcd_faults import Call as EtcdCall

@@ -9,10 +9,10 @@ import yaml
 
 from cluster.metrics import Source
 from cluster.types import ShardId
+from node.calls import Outcome
 from node.campaign import CampaignLedger
 from node.commands import Answer, CreateCampaign, IssueCoupon
 from node.ledger import Ledger
-from node.shard import Outcome
 from node.view import NodeView
 from node.wire import reply_of
 from proto import node_pb2

@@ -9,6 +9,7 @@ import yaml
 from prometheus_client import generate_latest
 
 from cluster.certificates import Certificates
+from cluster.clock import SystemClock
 from cluster.metrics import EtcdTimes, Process, registry_of
 from node.metered_disk import SyncTimes
 from node.metrics import NodeMetrics
@@ -117,7 +118,13 @@ def test_alerts_name_the_process(tmp_path: Path) -> None:
 def test_names_are_as_prometheus_wants_them(tmp_path: Path) -> None:
     """promtool's lint: units, suffixes, words. Both processes' counters, as they are before the first call."""
     certificates = Certificates(identity(certs_in(tmp_path), "node"))
-    sources = (Process("node", "a", "b", 8, "etcd"), EtcdTimes(), certificates, NodeMetrics(), SyncTimes())
+    sources = (
+        Process("node", "a", "b", 8, "etcd"),
+        EtcdTimes(),
+        certificates,
+        NodeMetrics(SystemClock().wall_us),
+        SyncTimes(),
+    )
     for found in (sources, (Process("router", "a", "b", 8, "etcd"), RouterMetrics())):
         text = generate_latest(registry_of(*found)).decode()
         ours = "".join(line for line in text.splitlines(keepends=True) if "seonchak_" in line)
