@@ -92,7 +92,9 @@ class EntryReader:
                 kvs = (await self._client.get(page)).kvs
             if not await self._take(kvs):
                 return
-            for kvs in await self._pages_ahead():
+            # A task of its own: before Python 3.11.3 no timeout ends in a task whose task group has failed, and whoever
+            # reads along goes on after a failure.
+            for kvs in await asyncio.create_task(self._pages_ahead(), name="pages-ahead"):
                 # What comes after a page that was not full was written after that one was read; and an empty one may
                 # have been read before the page that it follows.
                 if not kvs or not await self._take(kvs):

@@ -190,6 +190,26 @@ def test_a_refused_read() -> None:
     in_fake_world(scenario)
 
 
+@pytest.mark.parametrize("page", range(1, PAGES_AHEAD + 1))
+def test_timeouts_still_end_after_a_refused_page(page: int) -> None:
+    """The standby's task goes on after that, and has everything bounded by timeouts. Fails without a task of their own
+    for the pages on Python 3.11.0 to 3.11.2 only."""
+
+    async def scenario(world: FakeWorld) -> None:
+        await write(await world.open("A"), PAGE * (PAGES_AHEAD + 1) + 1)
+        entries: list[bytes] = []
+        follower = follower_of(world, entries)
+        refused = Fate(refusal="etcdserver: permission denied")
+        world.script.next("get", *[Fate()] * page, refused, client="B")
+        with pytest.raises(FollowerLost, match="permission denied"):
+            await follower.advance()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1.0):
+                await asyncio.Event().wait()
+
+    in_fake_world(scenario, page_entries=PAGE)
+
+
 def test_a_corrupt_journal() -> None:
     """A hole is found by who reads along, too."""
 
