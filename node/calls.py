@@ -1,4 +1,4 @@
-"""A call in line for its shard's loop, and what its caller hears instead of an answer."""
+"""What a shard's loop takes and gives: calls, what becomes of them, and why it ends."""
 
 from collections.abc import Callable
 from enum import Enum
@@ -35,3 +35,26 @@ class Call:
     """By the event loop's clock: when nobody waits for the answer any more."""
     reply: Callable[[Answer | Outcome], None]
     """Called exactly once, from the event loop. Must not raise and must not block."""
+
+
+@value
+class Held:
+    """A decision whose answer waits for its proof."""
+
+    call: Call
+    answer: Answer
+    decided: bool
+    """It made events: if their entry fails, whether it was done is unknown."""
+
+
+class End(Enum):
+    """Why a shard's loop ended."""
+
+    DRAINED = "drained"
+    """Asked to: everything decided is durable and answered."""
+    FENCED = "fenced"
+    UNKNOWN = "outcome_unknown"
+    REFUSED = "append_refused"
+    LEASE_OVER = "lease_over"
+    CLOCK_STEPPED = "clock_stepped"
+    CANCELLED = "cancelled"

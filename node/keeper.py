@@ -17,13 +17,13 @@ from cluster.kv import EtcdRefused, EtcdUnavailable, ModRevisionIs, Put, Txn
 from cluster.records import Keyspace, OwnerRecord
 from cluster.session import EtcdClient
 from cluster.types import Epoch, Incarnation, Revision, ShardId
-from node.calls import Call, Outcome, Overloaded
+from node.calls import Call, End, Outcome, Overloaded
 from node.commands import Reason, Refused
 from node.entries import Header
 from node.journal.base import CorruptJournal, Fenced, Journal, OutcomeUnknown
 from node.observer import Observer
 from node.replica import Replica
-from node.shard import End, Shard
+from node.shard import Shard
 from node.standby import Copy, Standby, stopped
 from node.turns import Turns
 from node.wallclock import WallClock

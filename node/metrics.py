@@ -8,11 +8,10 @@ from prometheus_client.metrics_core import Metric
 
 from cluster.metrics import CALLS, CAMPAIGN_S, CAMPAIGNS_MAX, Histogram, Lately, counter, histogram, now_s
 from cluster.types import ShardId
-from node.calls import Call, Outcome
+from node.calls import Call, End, Held, Outcome
 from node.commands import Answer, CampaignAnswer, Command, CreateCampaign, IssueCoupon, Issued, Reason, Refused
 from node.ledger import Ledger
 from node.observer import Cause, HandoverCause
-from node.shard import End, Held
 
 ENTRY_BYTES = (256.0, 1_024.0, 4_096.0, 16_384.0, 65_536.0, 262_144.0, 1_048_576.0)
 LEFT = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)

@@ -2,14 +2,11 @@
 
 from collections.abc import Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from cluster.types import ShardId
-
-if TYPE_CHECKING:
-    from node.calls import Call, Outcome
-    from node.ledger import Ledger
-    from node.shard import End, Held
+from node.calls import Call, End, Held, Outcome
+from node.ledger import Ledger
 
 
 class Cause(Enum):
@@ -43,7 +40,7 @@ class Observer(Protocol):
 
     # --- a shard's rounds: once a round, not once a call --------------------------------------------------------------
 
-    def taken(self, calls: "Sequence[Call]", at_s: float) -> None:
+    def taken(self, calls: Sequence[Call], at_s: float) -> None:
         """They have left the line, to be decided in one round."""
         ...
 
@@ -55,9 +52,9 @@ class Observer(Protocol):
         """A round without an entry has its barrier."""
         ...
 
-    def answered(self, decided: "Sequence[Held]", shard: ShardId, at_s: float) -> None: ...
+    def answered(self, decided: Sequence[Held], shard: ShardId, at_s: float) -> None: ...
 
-    def put_off(self, outcome: "Outcome", calls: int) -> None:
+    def put_off(self, outcome: Outcome, calls: int) -> None:
         """So many calls were not decided, or it is unknown whether."""
         ...
 
@@ -65,7 +62,7 @@ class Observer(Protocol):
         """A call has found the line full."""
         ...
 
-    def failed(self, end: "End", *, appending: bool) -> None:
+    def failed(self, end: End, *, appending: bool) -> None:
         """A round has ended its shard's epoch here. `appending`: it had an entry."""
         ...
 
@@ -75,7 +72,7 @@ class Observer(Protocol):
         """It is being claimed, or pulled."""
         ...
 
-    def serving(self, shard: ShardId, ledger: "Ledger", replay_s: float, at_s: float) -> None:
+    def serving(self, shard: ShardId, ledger: Ledger, replay_s: float, at_s: float) -> None:
         """It is open."""
         ...
 
@@ -94,23 +91,23 @@ class _Unobserved:
     def now(self) -> float:
         return 0.0
 
-    def taken(self, calls: "Sequence[Call]", at_s: float) -> None: ...
+    def taken(self, calls: Sequence[Call], at_s: float) -> None: ...
 
     def committed(self, entry_bytes: int, took_s: float) -> None: ...
 
     def checked(self, took_s: float) -> None: ...
 
-    def answered(self, decided: "Sequence[Held]", shard: ShardId, at_s: float) -> None: ...
+    def answered(self, decided: Sequence[Held], shard: ShardId, at_s: float) -> None: ...
 
-    def put_off(self, outcome: "Outcome", calls: int) -> None: ...
+    def put_off(self, outcome: Outcome, calls: int) -> None: ...
 
     def overloaded(self) -> None: ...
 
-    def failed(self, end: "End", *, appending: bool) -> None: ...
+    def failed(self, end: End, *, appending: bool) -> None: ...
 
     def taking(self, shard: ShardId, cause: Cause, at_s: float) -> None: ...
 
-    def serving(self, shard: ShardId, ledger: "Ledger", replay_s: float, at_s: float) -> None: ...
+    def serving(self, shard: ShardId, ledger: Ledger, replay_s: float, at_s: float) -> None: ...
 
     def handed_over(self, cause: HandoverCause, *, given: bool, took_s: float) -> None: ...
 

@@ -12,13 +12,11 @@ of coupons or campaigns have a line of their own (`node.pages`).
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from enum import Enum
 
 import structlog
 
-from cluster.value import value
-from node.calls import Call, Outcome, Overloaded
-from node.commands import Answer, Proof
+from node.calls import Call, End, Held, Outcome, Overloaded
+from node.commands import Proof
 from node.entries import Header, encode, entry_bytes_max_of
 from node.events import Event
 from node.journal.base import AppendRefused, Fenced, OutcomeUnknown, ShardJournal
@@ -33,29 +31,6 @@ log = structlog.get_logger()
 
 TIMER_S_MAX = 1.0
 """A wait for a campaign's start is cut into pieces, since the wall clock may be slewed meanwhile."""
-
-
-class End(Enum):
-    """Why a shard's loop ended."""
-
-    DRAINED = "drained"
-    """Asked to: everything decided is durable and answered."""
-    FENCED = "fenced"
-    UNKNOWN = "outcome_unknown"
-    REFUSED = "append_refused"
-    LEASE_OVER = "lease_over"
-    CLOCK_STEPPED = "clock_stepped"
-    CANCELLED = "cancelled"
-
-
-@value
-class Held:
-    """A decision whose answer waits for its proof."""
-
-    call: Call
-    answer: Answer
-    decided: bool
-    """It made events: if their entry fails, whether it was done is unknown."""
 
 
 class Shard:

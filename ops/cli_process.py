@@ -4,8 +4,10 @@ Their flags are the fields of NodeSettings and RouterSettings, parsed by pydanti
 SEONCHAK_LEASE_TTL_S=3; the flag wins. Neither grpc nor etcd is imported before the settings are good.
 """
 
+import faulthandler
 import gc
 import logging
+import os
 import resource
 import sys
 from collections.abc import Callable, Coroutine
@@ -16,6 +18,7 @@ import structlog
 import typer
 
 from ops.cli_common import fail
+from ops.log_floods import LogFloods
 
 Settings = TypeVar("Settings")
 Run = Callable[[Settings, Callable[[str], None]], Coroutine[Any, Any, None]]
@@ -79,6 +82,7 @@ def serve(name: str, run: Run[Settings], settings: Settings, *, refusals: tuple[
     from cluster.tls import TlsUnusable
 
     allow_descriptors()
+    faulthandler.enable()  # a crash in C says at least where
     try:
         uvloop.run(run(settings, partial(_ready, name)))
     except TimeoutError:
@@ -110,12 +114,16 @@ def print_ready(name: str, address: str) -> None:
 
 
 def configure_logging(*, as_json: bool, level: int = logging.INFO) -> None:
-    """Events on stderr: a JSON object a line, or for people."""
+    """Events on stderr: a JSON object a line, or for people. To be called before gRPC is imported, which then logs
+    nothing of its own."""
+    # A line for each stranger whose handshake fails, without a bound. What concerns us it raises.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     renderers: list[structlog.typing.Processor] = [structlog.dev.ConsoleRenderer()]
     if as_json:
         renderers = [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer(ensure_ascii=False)]
     structlog.configure(
         processors=[
+            LogFloods(),
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             *renderers,

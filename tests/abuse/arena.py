@@ -1,8 +1,8 @@
 """A real cluster under attack, and what has to hold of it meanwhile.
 
-Around each attack: the same processes live before and after it, their memory stays within a bound (its figures go into
-the test's report), and a bystander, who issues coupons with a key of his own, is given every one that he asks for, and
-soon.
+Around each attack: the same processes live before and after it, their memory and what they write into their logs stay
+within bounds (the figures go into the test's report), and a bystander, who issues coupons with a key of his own, is
+given every one that he asks for, and soon.
 """
 
 import asyncio
@@ -43,6 +43,8 @@ ISSUED_MIN = 3
 """So many coupons at the least the bystander is given, during each attack and right after it."""
 SLOWEST_S_MAX = 5.0
 """Of his calls: some 0.8 s where two clusters are attacked at a time."""
+LOG_KIB_MAX = 64
+"""By so much the log of a process may grow during an attack: nobody fills a disk by coming wrong again and again."""
 CAMPAIGN = "bystanders"
 
 Record = Callable[[str, object], None]
@@ -205,6 +207,7 @@ class Arena:
         for child in self.processes:
             forget_peak(child.pid)
         before = {child.name: memory_mib(child.pid, "VmRSS") for child in self.processes}
+        logs = {child.name: self.log_bytes(child) for child in self.processes}
         self.bystander.longest_s = 0.0
         issued = self.bystander.issued
         try:
@@ -219,6 +222,9 @@ class Arena:
             peak = memory_mib(child.pid, "VmHWM")
             figures.append(f"{child.name} {before[child.name]}, {peak}, {memory_mib(child.pid, 'VmRSS')}")
             assert peak - before[child.name] <= more_mib, f"{name}: {figures[-1]} MiB"
+            logged_kib = (self.log_bytes(child) - logs[child.name]) // 1_024
+            assert logged_kib <= LOG_KIB_MAX, f"{name}: {child.name} wrote {logged_kib} KiB into its log"
+            figures[-1] += f" and {logged_kib} KiB logged"
         slowest_s = self.bystander.longest_s
         assert slowest_s <= SLOWEST_S_MAX, f"{name}: a coupon came after {slowest_s:.2f} s"
         bystander = f"{self.bystander.issued - issued} coupons, the slowest {slowest_s:.2f} s"
@@ -244,6 +250,9 @@ class Arena:
             assert "operator_port" in text, f"the log of {child.name} is not where it was looked for"
             found = broken(text)
             assert not found, f"{child.name}: {found}"
+
+    def log_bytes(self, child: Child) -> int:
+        return child.spec.log_path.stat().st_size
 
     def log(self, child: Child) -> str:
         return child.spec.log_path.read_text(errors="replace")

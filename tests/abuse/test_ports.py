@@ -69,6 +69,7 @@ def at_a_router(here: Arena) -> None:
     with here.attack("router: answers that nobody reads", more_mib=worst_mib):
         here.run(never_read(here, reading))
     half_open(here, "router", here.public, call, worst_mib)
+    wrong(here, "router", here.public)
     crowd(here, "router", here.public)
 
 
@@ -80,6 +81,7 @@ def at_a_node(here: Arena) -> None:
     half_open(here, "node", here.node, call, GRPC_MIB)
     with here.attack("node: replies that nobody reads", more_mib=UNREAD_MIB):
         here.run(never_read_replies(here, call))
+    wrong(here, "node", here.node)
     crowd(here, "node", here.node)
 
 
@@ -264,6 +266,23 @@ def half_open(here: Arena, name: str, target: Target, call: Call, more_mib: int)
 
     with here.attack(f"{name}: half-open", more_mib=more_mib):
         here.run(stop_in_the_middle())
+
+
+# --- many, one after the other ---------------------------------------------------------------------------------------
+
+
+def wrong(here: Arena, name: str, target: Target) -> None:
+    """3,000 clients who speak something else than is spoken there. Each is let go."""
+
+    async def come() -> None:
+        wrong = Crowd()
+        await wrong.gather(Target(target.address), 3_000, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await wrong.heard()
+        assert not wrong.staying()
+        wrong.leave()
+
+    with here.attack(f"{name}: 3,000 who speak something else", more_mib=OURS_MIB):
+        here.run(come())
 
 
 # --- crowds -----------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from cluster.kv import Put, Txn
 from cluster.records import Keyspace, OwnerRecord
 from cluster.session import EtcdClient
 from cluster.types import Epoch, Incarnation, LeaseId, NodeId, ShardId
-from node.calls import Call, Outcome
+from node.calls import Call, End, Outcome
 from node.commands import Answer, Command
 from node.entries import Header
 from node.journal.base import Journal
@@ -24,7 +24,7 @@ from node.journal.etcd import EtcdJournal
 from node.journal.file import FileJournal
 from node.ledger import Ledger
 from node.replay import Replayer
-from node.shard import End, Shard
+from node.shard import Shard
 from node.wallclock import WallClock
 from tests.support.etcd_server import running_etcd
 

@@ -10,7 +10,7 @@ import pytest
 from cluster.config import JournalKind
 from cluster.identity import identity_of
 from cluster.kv import Delete, Txn
-from node.calls import Outcome
+from node.calls import End, Outcome
 from node.commands import (
     CampaignPage,
     Command,
@@ -20,7 +20,6 @@ from node.commands import (
     Issued,
     UpdateCampaign,
 )
-from node.shard import End
 from proto import coupon_pb2, node_pb2, node_pb2_grpc
 from tests.cluster.stale import SHARD, world
 from tests.cluster.support import Cluster, run, running

@@ -9,7 +9,7 @@ import pytest
 
 from cluster.codes import CodeCodec
 from cluster.types import Epoch, Incarnation, LeaseId, NodeId, Revision, ShardId
-from node.calls import Call, Outcome, Overloaded
+from node.calls import Call, End, Outcome, Overloaded
 from node.commands import (
     Answer,
     CampaignAnswer,
@@ -31,7 +31,7 @@ from node.ledger import Ledger
 from node.observer import UNOBSERVED, Observer
 from node.pages import PAGES_MAX
 from node.replay import Replayer
-from node.shard import End, Shard
+from node.shard import Shard
 from node.turns import PAGE_ITEMS, Turns
 from node.wallclock import WallClock
 from tests.fakes import virtual_time

@@ -6,7 +6,7 @@ from typing import Any
 
 from cluster.kv import EtcdRefused, EtcdUnavailable, ModRevisionIs, Put, Txn, TxnResult, ValueIs
 from cluster.lease import LeaseKeeper
-from node.calls import Outcome
+from node.calls import End, Held, Outcome
 from node.campaign import CampaignLedger
 from node.commands import IssueCoupon
 from node.coupons import CouponTable
@@ -17,7 +17,7 @@ from node.journal.file import FileJournal, FileShardJournal, _write_whole
 from node.journal.frames import encode_frame
 from node.journal.segment_reader import SegmentReader
 from node.keeper import Keeper
-from node.shard import End, Held, Shard
+from node.shard import Shard
 from proto import coupon_pb2, journal_pb2, node_pb2
 from router.dispatch import Dispatcher
 
