@@ -222,6 +222,27 @@ class ChaosCluster:
         except TimeoutError:
             raise NotSettled(f"etcd has no leader after {SETTLE_S_MAX:g} s") from None
 
+    async def let_another_lead(self, member: str) -> None:
+        """Returns when the member does not lead, if it did. Raises NotSettled."""
+        if await self.etcd_leader() != member:
+            return
+        places = {place.name: place.address for place in self.layout.etcd}
+        other = next(name for name in places if name != member)
+        status = await _etcd_says(places[other], "status", {})
+        if status is None:
+            raise NotSettled(f"{other} does not answer")
+        if await _etcd_says(places[member], "transfer-leadership", {"targetID": status["header"]["member_id"]}) is None:
+            raise NotSettled(f"{member} does not let {other} lead")
+        await self._until_led_by(other)
+
+    async def _until_led_by(self, member: str) -> None:
+        try:
+            async with asyncio.timeout(SETTLE_S_MAX):
+                while await self._leader_now() != member:  # noqa: ASYNC110  # etcd announces no leader
+                    await asyncio.sleep(0.1)
+        except TimeoutError:
+            raise NotSettled(f"{member} does not lead after {SETTLE_S_MAX:g} s") from None
+
     def etcd_flags(self, member: str) -> dict[str, str]:
         """What the member is started with."""
         return dict(flag.removeprefix("--").split("=", 1) for flag in self._children[member].spec.argv[1:])
@@ -235,7 +256,7 @@ class ChaosCluster:
 
     async def _leader_now(self) -> str | None:
         for place in self.layout.etcd:
-            status = await _etcd_status(place.address)
+            status = await _etcd_says(place.address, "status", {})
             if status is not None and status["header"]["member_id"] == status.get("leader"):
                 return place.name
         return None
@@ -367,25 +388,26 @@ class ChaosCluster:
         return report
 
 
-async def _etcd_status(endpoint: str) -> dict[str, Any] | None:
-    """What a member says of itself, over etcd's JSON gateway; None: no answer."""
+async def _etcd_says(endpoint: str, what: str, request: Mapping[str, str]) -> dict[str, Any] | None:
+    """A member's answer to a request of maintenance, over etcd's JSON gateway; None: no answer, or a refusal."""
     host, _, port = endpoint.rpartition(":")
+    asked = json.dumps(request)
     try:
         async with asyncio.timeout(1.0):
             reader, writer = await asyncio.open_connection(host, int(port))
             try:
-                head = f"POST /v3/maintenance/status HTTP/1.0\r\nHost: {endpoint}\r\nContent-Length: 2\r\n\r\n"
-                writer.write(head.encode() + b"{}")
+                fields = f"Host: {endpoint}\r\nContent-Length: {len(asked)}\r\n\r\n"
+                writer.write(f"POST /v3/maintenance/{what} HTTP/1.0\r\n{fields}{asked}".encode())
                 answer = await reader.read()
             finally:
                 writer.close()
     except (OSError, TimeoutError):
         return None
-    head_line, _, body = answer.partition(b"\r\n\r\n")
-    if b" 200 " not in head_line.split(b"\r\n")[0]:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    if b" 200 " not in head.split(b"\r\n")[0]:
         return None
-    status: dict[str, Any] = json.loads(body)
-    return status
+    said: dict[str, Any] = json.loads(body)
+    return said
 
 
 def _control_path(data_dir: Path, node: str) -> Path:
