@@ -1,7 +1,7 @@
 """More than a cluster can carry: crowds in processes of their own, one for each router.
 
-How much it can carry is measured right before, by as many callers as keep it busy. Then three times as many ask,
-whether they are answered or not.
+How much it can carry is measured right before and right after, by as many callers as keep it busy. Between the two
+three times as many ask, whether they are answered or not.
 """
 
 import asyncio
@@ -55,19 +55,22 @@ async def overload(faults: Faults) -> None:
             from_s = faults.now_s
             flood = await _crowds(campaigns, "flood", seconds, rate)
             to_s = faults.now_s
+        after, lost_after = cluster.epochs(), cluster.logs.leases_lost()
+        again = await _crowds(campaigns, "again", PEAK_S)
     faults.overloads.append(
         Overload(
             from_s,
             to_s,
             peak.granted_per_s,
+            again.granted_per_s,
             flood.asked_per_s,
             flood.granted_per_s,
             before,
-            cluster.epochs(),
-            cluster.logs.leases_lost() - lost_before,
+            after,
+            lost_after - lost_before,
             dict(flood.outcomes.most_common()),
             tuple(campaigns.values()),
-            sum(result.outcomes[GRANTED] for result in (warm, peak, flood)),
+            sum(result.outcomes[GRANTED] for result in (warm, peak, flood, again)),
         )
     )
 

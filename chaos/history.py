@@ -216,6 +216,8 @@ class Overload:
     to_s: float
     peak_per_s: float
     """Grants a second when it was asked for just as much as it can carry, measured right before."""
+    peak_after_per_s: float
+    """The same, right after: the machine may not be as fast all the time."""
     asked_per_s: float
     goodput_per_s: float
     """Grants a second that their callers heard of in time."""
@@ -228,7 +230,7 @@ class Overload:
     campaign_ids: tuple[str, ...] = ()
     """Campaigns that only this asked for: their calls are not in the history."""
     acknowledged: int = 0
-    """Coupons of theirs that somebody was told of, those of the measurement before included."""
+    """Coupons of theirs that somebody was told of, those of the measurements before and after included."""
     journaled: int = 0
     """Coupons of theirs in the journal."""
 

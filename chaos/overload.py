@@ -6,9 +6,9 @@ from chaos.history import Overload
 from chaos.verdict import Kind, Violation
 
 GOODPUT_SHARE_MIN = 0.8
-"""Of the peak."""
+"""Of the peak, before and after."""
 ASKED_SHARE_MIN = 2.8
-"""Of the peak: three times as much is meant."""
+"""Of the peak before: three times as much is meant."""
 
 
 def collapses(overload: Overload) -> Iterator[Violation]:
@@ -42,11 +42,12 @@ def describe(overload: Overload) -> str:
     outcomes = ", ".join(f"{count:,} {name}" for name, count in overload.outcomes.items())
     return (
         f"overload [{overload.from_s:.3f} s, {overload.to_s:.3f}]: peak {overload.peak_per_s:,.0f} grants/s, "
-        f"asked for {overload.asked_per_s:,.0f}/s, goodput {overload.goodput_per_s:,.0f} grants/s "
-        f"({_share(overload):.0%}); {outcomes}"
+        f"{overload.peak_after_per_s:,.0f} after it, asked for {overload.asked_per_s:,.0f}/s, "
+        f"goodput {overload.goodput_per_s:,.0f} grants/s ({_share(overload):.0%}); {outcomes}"
     )
 
 
 def _share(overload: Overload) -> float:
     """Of the peak that was left."""
-    return overload.goodput_per_s / overload.peak_per_s if overload.peak_per_s else 0.0
+    peak_per_s = (overload.peak_per_s + overload.peak_after_per_s) / 2
+    return overload.goodput_per_s / peak_per_s if peak_per_s else 0.0

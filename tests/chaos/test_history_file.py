@@ -49,7 +49,7 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
                 (Trace.WENT_BACK,),
             ),
         ),
-        (Overload(5.0, 9.0, 100.0, 300.0, 90.0, {0: (1, 2)}, {0: (1, 2)}, 0, {"ISSUED": 7}, ("flood",), 7, 8),),
+        (Overload(5.0, 9.0, 100.0, 98.0, 300.0, 90.0, {0: (1, 2)}, {0: (1, 2)}, 0, {"ISSUED": 7}, ("flood",), 7, 8),),
     )
     path = tmp_path / "history.jsonl"
     write_history(path, history)

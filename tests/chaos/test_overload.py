@@ -11,7 +11,8 @@ from chaos.overload import collapses, describe, underload
 from chaos.verdict import Judgement, Kind
 
 EPOCHS = {0: (1, 5), 1: (1, 7)}
-BORNE = Overload(10.0, 70.0, 1_000.0, 3_000.0, 850.0, EPOCHS, EPOCHS, 0, {"ISSUED": 5, "OVERLOADED": 9}, ("f",), 5, 6)
+OUTCOMES = {"ISSUED": 5, "OVERLOADED": 9}
+BORNE = Overload(10.0, 70.0, 1_000.0, 1_000.0, 3_000.0, 850.0, EPOCHS, EPOCHS, 0, OUTCOMES, ("f",), 5, 6)
 
 
 def test_one_that_was_borne() -> None:
@@ -24,6 +25,7 @@ def test_one_that_was_borne() -> None:
     ("overload", "what"),
     [
         (replace(BORNE, goodput_per_s=790.0), "goodput was 79% of the peak"),
+        (replace(BORNE, peak_after_per_s=1_200.0), "goodput was 77% of the peak"),
         (replace(BORNE, goodput_per_s=0.0), "goodput was 0% of the peak"),
         (replace(BORNE, leases_lost=1), "1 leases were lost"),
         (replace(BORNE, epochs_after={0: (1, 5), 1: (1, 9)}), "1 shards have another epoch than before"),
