@@ -7,7 +7,7 @@ from cluster.health import NOT_SERVING, SERVING, Health
 from router.api import SERVICE_NAME
 
 PATIENCE_S = 5.0
-"""For so long a router that was ready says so still, while it is not. A failover is over by then (README: 3.4 s where a
+"""For so long a router that was ready says so still, while it is not. A failover is over by then (some 3 s where a
 frozen node's lease has to end), and calls wait for it: a client that looks for another router at once, while all are
 alike, would make failures of it."""
 
