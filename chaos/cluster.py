@@ -212,15 +212,15 @@ class ChaosCluster:
                 await twin.kill()
                 del self._twins[twin.pid]
 
-    async def etcd_leader(self) -> str:
-        """The member that leads; waits for one. Raises NotSettled."""
+    async def etcd_leader(self, *, but: str | None = None) -> str:
+        """The member that leads; waits for one, and until it is not `but`. Raises NotSettled."""
         try:
             async with asyncio.timeout(SETTLE_S_MAX):
-                while (leader := await self._leader_now()) is None:  # noqa: ASYNC110  # etcd announces no leader
+                while (leader := await self._leader_now()) in (None, but):  # noqa: ASYNC110  # etcd announces no leader
                     await asyncio.sleep(0.1)
                 return leader
         except TimeoutError:
-            raise NotSettled(f"etcd has no leader after {SETTLE_S_MAX:g} s") from None
+            raise NotSettled(f"etcd has no {'other ' if but else ''}leader after {SETTLE_S_MAX:g} s") from None
 
     async def let_another_lead(self, member: str) -> None:
         """Returns when the member does not lead, if it did. Raises NotSettled."""
@@ -233,15 +233,7 @@ class ChaosCluster:
             raise NotSettled(f"{other} does not answer")
         if await _etcd_says(places[member], "transfer-leadership", {"targetID": status["header"]["member_id"]}) is None:
             raise NotSettled(f"{member} does not let {other} lead")
-        await self._until_led_by(other)
-
-    async def _until_led_by(self, member: str) -> None:
-        try:
-            async with asyncio.timeout(SETTLE_S_MAX):
-                while await self._leader_now() != member:  # noqa: ASYNC110  # etcd announces no leader
-                    await asyncio.sleep(0.1)
-        except TimeoutError:
-            raise NotSettled(f"{member} does not lead after {SETTLE_S_MAX:g} s") from None
+        await self.etcd_leader(but=member)
 
     def etcd_flags(self, member: str) -> dict[str, str]:
         """What the member is started with."""

@@ -114,8 +114,8 @@ def print_ready(name: str, address: str) -> None:
 
 
 def configure_logging(*, as_json: bool, level: int = logging.INFO) -> None:
-    """Events on stderr: a JSON object a line, or for people. To be called before gRPC is imported, which then logs
-    nothing of its own."""
+    """Events on stderr: a JSON object a line, or for people. A gRPC that is imported after this logs nothing of its
+    own."""
     # A line for each stranger whose handshake fails, without a bound. What concerns us it raises.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     renderers: list[structlog.typing.Processor] = [structlog.dev.ConsoleRenderer()]

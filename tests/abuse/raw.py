@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from router.http2 import frames
-from tests.router.http2.talk import HELLO, Frame
+from tests.router.http2.talk import HELLO, Frame, whole_frames
 from tests.support.tls_client import TlsClient
 
 _READ_BYTES = 1 << 16
@@ -100,15 +100,7 @@ class Raw:
     @property
     def frames(self) -> list[Frame]:
         """All that came whole."""
-        found, at = [], 0
-        while at + frames.HEAD_BYTES <= len(self.heard):
-            high, low, kind, flags, number = frames.HEAD.unpack_from(self.heard, at)
-            end = at + frames.HEAD_BYTES + (high << 16 | low)
-            if end > len(self.heard):
-                break
-            found.append(Frame(kind, flags, number, bytes(self.heard[at + frames.HEAD_BYTES : end])))
-            at = end
-        return found
+        return whole_frames(self.heard)[0]
 
     def goaways(self) -> list[int]:
         """The code of each."""
@@ -207,6 +199,14 @@ class Crowd:
     def staying(self) -> int:
         """How many of them the server has not let go. What it has said to them meanwhile is gone."""
         return sum(map(_is_open, self.sockets))
+
+    async def let_go(self) -> None:
+        """Returns when the server has ended each of them."""
+        loop = asyncio.get_running_loop()
+        for sock in self.sockets:
+            with suppress(ConnectionError):
+                while await loop.sock_recv(sock, _READ_BYTES):
+                    pass
 
     async def heard(self) -> int:
         """How many of them the server has spoken to, or let go; waits for each."""

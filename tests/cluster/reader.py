@@ -11,7 +11,7 @@ import sys
 from proto import coupon_pb2
 from router.grpc_wire import written
 from router.http2 import frames
-from tests.router.http2.talk import END_HEADERS, HELLO, block, data
+from tests.router.http2.talk import END_HEADERS, HELLO, block, data, whole_frames
 
 CONNECTIONS = 4
 ROOM_BYTES = 1 << 30
@@ -50,21 +50,17 @@ class Reader(asyncio.Protocol):
     def data_received(self, piece: bytes) -> None:
         self._heard += piece
         self._used += len(piece)
-        said, at = [], 0
-        while at + frames.HEAD_BYTES <= len(self._heard):
-            high, low, kind, flags, number = frames.HEAD.unpack_from(self._heard, at)
-            end = at + frames.HEAD_BYTES + (high << 16 | low)
-            if end > len(self._heard):
-                break
-            if kind == frames.DATA:
-                self._shown.add(number)
-            elif kind == frames.HEADERS and flags & frames.END_STREAM:
-                self._ended(number)
+        whole, size = whole_frames(self._heard)
+        del self._heard[:size]
+        said = []
+        for frame in whole:
+            if frame.kind == frames.DATA:
+                self._shown.add(frame.stream)
+            elif frame.kind == frames.HEADERS and frame.end:
+                self._ended(frame.stream)
                 said.append(self._call())
-            elif kind == frames.PING and not flags & frames.ACK:
-                said.append(frames.frame(frames.PING, frames.ACK, 0, bytes(self._heard[at + frames.HEAD_BYTES : end])))
-            at = end
-        del self._heard[:at]
+            elif frame.kind == frames.PING and not frame.flags & frames.ACK:
+                said.append(frames.frame(frames.PING, frames.ACK, 0, frame.payload))
         if self._used > ROOM_BYTES // 2:
             said.append(frames.window_update(0, self._used))
             self._used = 0

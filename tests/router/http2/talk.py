@@ -62,15 +62,23 @@ class Frame:
 
 def parsed(out: bytes) -> list[Frame]:
     """Frames, all of them whole."""
-    found, at = [], 0
-    while at < len(out):
-        high, low, kind, flags, number = HEAD.unpack_from(out, at)
-        size = high << 16 | low
-        begin = at + HEAD_BYTES
-        at = begin + size
-        assert at <= len(out), "half a frame"
-        found.append(Frame(kind, flags, number, out[begin:at]))
+    found, size = whole_frames(out)
+    assert size == len(out), "half a frame"
     return found
+
+
+def whole_frames(heard: bytes | bytearray) -> tuple[list[Frame], int]:
+    """Those that have come whole, and how many bytes they take."""
+    found, at = [], 0
+    while at + HEAD_BYTES <= len(heard):
+        high, low, kind, flags, number = HEAD.unpack_from(heard, at)
+        begin = at + HEAD_BYTES
+        end = begin + (high << 16 | low)
+        if end > len(heard):
+            break
+        found.append(Frame(kind, flags, number, bytes(heard[begin:end])))
+        at = end
+    return found, at
 
 
 @dataclass
